@@ -1,0 +1,79 @@
+"""The priority queue: what is known of every cell of the task-parameter space."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from twmaml.types import Step
+
+
+class PriorityQueue(NamedTuple):
+    """Per cell the latest loss, its absolute change, the number of visits and the step of the last one.
+
+    NaN stands for what has not been measured: the loss of an unvisited cell, the change of a cell without
+    two visits at different steps. `last_visit` is -1 before the first.
+    """
+
+    losses: Float[Array, " cells"]
+    deltas: Float[Array, " cells"]
+    visits: Int[Array, " cells"]
+    last_visit: Int[Array, " cells"]
+
+
+def empty_queue(cells: int) -> PriorityQueue:
+    """A queue of which no cell has been visited."""
+    return PriorityQueue(
+        losses=jnp.full(cells, jnp.nan, jnp.float32),
+        deltas=jnp.full(cells, jnp.nan, jnp.float32),
+        visits=jnp.zeros(cells, jnp.int32),
+        last_visit=jnp.full(cells, -1, jnp.int32),
+    )
+
+
+def record(
+    queue: PriorityQueue, cells: Int[Array, " tasks"], scores: Float[Array, " tasks"], step: Step
+) -> PriorityQueue:
+    """Writes the scores of one meta-batch.
+
+    A cell drawn several times gets the mean of its scores, once, and its delta is taken against the loss
+    from before the batch. The result does not depend on the order of the batch, to the bit: scores are
+    summed in the order of their size, and all writes to one cell write the same number.
+    """
+    order = jnp.argsort(scores)
+    cells, scores = cells[order], scores[order]
+    same = cells[:, None] == cells[None, :]
+    losses = jnp.sum(jnp.where(same, scores, 0), axis=1) / jnp.sum(same, axis=1)
+    return PriorityQueue(
+        losses=queue.losses.at[cells].set(losses),
+        deltas=queue.deltas.at[cells].set(jnp.abs(losses - queue.losses[cells])),
+        visits=queue.visits.at[cells].add(1),
+        last_visit=queue.last_visit.at[cells].set(step.astype(jnp.int32)),
+    )
+
+
+def queue_metrics(queue: PriorityQueue) -> dict[str, Float[Array, ""]]:
+    """What is logged of a queue: over visited cells the mean and standard deviation of the losses and their
+    rank correlation with the visits (NaN where either is constant), and the share of cells visited.
+    """
+    visited = queue.visits > 0
+    return {
+        "queue/mean": jnp.nanmean(queue.losses),
+        "queue/std": jnp.nanstd(queue.losses),
+        "queue/coverage": jnp.mean(visited, dtype=jnp.float32),
+        "queue/visit_loss_correlation": _rank_correlation(queue.losses, queue.visits, visited),
+    }
+
+
+def _rank_correlation(x: Array, y: Array, valid: Array) -> Float[Array, ""]:
+    """Spearman's correlation over the valid entries; ties share their mean rank."""
+    ranks = []
+    for values in (x, y):
+        values = jnp.where(valid, values.astype(jnp.float32), jnp.inf)  # invalid ones rank last
+        ordered = jnp.sort(values)
+        below = jnp.searchsorted(ordered, values, side="left", method="sort")
+        not_above = jnp.searchsorted(ordered, values, side="right", method="sort")
+        ranks.append((below + not_above).astype(jnp.float32) / 2)
+    count = jnp.maximum(jnp.sum(valid), 1)
+    a, b = (jnp.where(valid, r - jnp.sum(jnp.where(valid, r, 0)) / count, 0) for r in ranks)
+    return jnp.sum(a * b) / jnp.sqrt(jnp.sum(a * a) * jnp.sum(b * b))

@@ -1,0 +1,33 @@
+"""Parabolas, of which the three coefficients may vary."""
+
+from jaxtyping import Array, Float
+from pydantic import ConfigDict, FiniteFloat
+from pydantic.dataclasses import dataclass
+
+from twmaml.grid import Axis
+from twmaml.tasks.base import Regression
+
+
+@dataclass(frozen=True, config=ConfigDict(strict=True))
+class Quadratic(Regression):
+    """y = a * x**2 + b * x + c.
+
+    Args:
+        a: an axis, or one number for all tasks.
+        b: likewise.
+        c: likewise.
+        x_low: smallest input.
+        x_high: largest input.
+    """
+
+    a: Axis | FiniteFloat
+    b: Axis | FiniteFloat
+    c: Axis | FiniteFloat
+    x_low: FiniteFloat
+    x_high: FiniteFloat
+
+    def target(
+        self, parameters: dict[str, Float[Array, ""] | float], x: Float[Array, "*batch"]
+    ) -> Float[Array, "*batch"]:
+        """The parabola at x."""
+        return parameters["a"] * x**2 + parameters["b"] * x + parameters["c"]

@@ -1,0 +1,37 @@
+"""Sinusoids, of which amplitude, phase and frequency may vary."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+from pydantic import ConfigDict, FiniteFloat
+from pydantic.dataclasses import dataclass
+
+from twmaml.grid import Axis
+from twmaml.tasks.base import Regression
+
+
+@dataclass(frozen=True, config=ConfigDict(strict=True))
+class Sinusoid(Regression):
+    """y = amplitude * sin(frequency * x + phase).
+
+    Args:
+        amplitude: an axis, or one number for all tasks.
+        phase: an axis (with unit `deg` or `rad`), or one number in radians.
+        frequency: an axis, or one number for all tasks.
+        x_low: smallest input.
+        x_high: largest input.
+
+    References:
+        Finn, Abbeel, Levine 2017, Model-Agnostic Meta-Learning, section 5.1 (there with minus the phase).
+    """
+
+    amplitude: Axis | FiniteFloat
+    phase: Axis | FiniteFloat
+    frequency: Axis | FiniteFloat
+    x_low: FiniteFloat
+    x_high: FiniteFloat
+
+    def target(
+        self, parameters: dict[str, Float[Array, ""] | float], x: Float[Array, "*batch"]
+    ) -> Float[Array, "*batch"]:
+        """The sinusoid at x."""
+        return parameters["amplitude"] * jnp.sin(parameters["frequency"] * x + parameters["phase"])

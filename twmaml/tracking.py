@@ -1,0 +1,177 @@
+"""What a run leaves while it goes on: metrics.csv, evaluation files, and its Weights & Biases run."""
+
+import csv
+import json
+import logging
+import math
+import netrc
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlparse
+
+import numpy as np
+
+log = logging.getLogger(__name__)
+
+WandbMode = Literal["auto", "online", "offline", "disabled"]
+
+
+class MetricsFile:
+    """metrics.csv: one row a logged step, only ever appended to; two equal runs write equal files.
+
+    Args:
+        path: the file, which must not exist yet.
+        columns: every metric that may come, besides `step`; one that is missing or NaN in a row is left empty.
+    """
+
+    def __init__(self, path: Path, columns: Iterable[str]) -> None:
+        self._columns = ["step", *columns]
+        self._file = path.open("x", newline="")
+        self._writer = csv.writer(self._file)
+        self._writer.writerow(self._columns)
+        self._file.flush()
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Appends one row; it is on disk when this returns."""
+        unknown = set(metrics) - set(self._columns)
+        if unknown:
+            raise KeyError(f"metrics without a column: {sorted(unknown)}")
+        row = [format_number(metrics.get(name, math.nan)) for name in self._columns[1:]]
+        self._writer.writerow([step, *row])
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def format_number(value: float) -> str:
+    """Nine digits, which give a float32 back exactly; empty for NaN."""
+    return "" if math.isnan(value) else f"{value:.9g}"
+
+
+def read_metrics(path: Path) -> dict[str, np.ndarray]:
+    """A metrics.csv by column; NaN where a row is empty."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = list(rows[0]) if rows else []
+    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes strict JSON (NaN and infinity become null), at once or not at all."""
+    partial = path.with_suffix(path.suffix + ".partial")
+    clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in content.items()}
+    partial.write_text(json.dumps(clean, indent=2, allow_nan=False) + "\n")
+    partial.replace(path)
+
+
+class WandbRun:
+    """A run in Weights & Biases that never costs the training anything but its own data.
+
+    Args:
+        folder: the run's folder; what W&B keeps locally goes to `wandb/` in it.
+        mode: `auto` is online when the machine is logged in, otherwise offline; the variable WANDB_MODE decides first.
+        project: W&B project.
+        group: groups runs in the W&B interface; the run's own name if None.
+        name: the run's name.
+        tags: the run's tags.
+        config: the resolved configuration.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        mode: WandbMode,
+        project: str,
+        group: str | None,
+        name: str,
+        tags: list[str],
+        config: dict[str, Any],
+    ) -> None:
+        self._run: Any = None
+        self.mode = resolve_wandb_mode(mode)
+        if self.mode == "disabled":
+            return
+        import wandb  # noqa: PLC0415  half a second that a disabled run does not pay
+
+        arguments: dict[str, Any] = {
+            "dir": str(folder),
+            "project": project,
+            "group": group,
+            "name": name,
+            "tags": tags,
+            "config": config,
+            "job_type": "train",
+            "reinit": "create_new",
+        }
+        quiet = {"console": "off", "x_disable_stats": True, "silent": True, "init_timeout": 30}
+        try:
+            self._run = wandb.init(mode=self.mode, settings=wandb.Settings(**quiet), **arguments)
+        except wandb.Error as error:
+            if self.mode == "offline":
+                raise
+            log.warning("W&B could not be reached (%s); its data is kept offline", _first_line(error))
+            self.mode = "offline"
+            self._run = wandb.init(mode="offline", settings=wandb.Settings(**quiet), **arguments)
+        self._run.define_metric("step", hidden=True)
+        self._run.define_metric("*", step_metric="step")
+
+    @property
+    def where(self) -> str | None:
+        """How to see the run: its address when online, the command that uploads it when offline."""
+        if self._run is None:
+            return None
+        if self.mode == "offline":
+            return f"wandb sync {Path(self._run.dir).parent}"
+        return self._run.url
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Sends one row; values that are NaN are left out, as in metrics.csv."""
+        self._guard("log", {"step": step, **{k: v for k, v in metrics.items() if not math.isnan(v)}})
+
+    def log_figures(self, step: int, figures: Iterable[Path]) -> None:
+        """Sends figures as `figures/<name>`."""
+        if self._run is not None:
+            import wandb  # noqa: PLC0415
+
+            pictures = {f"figures/{path.stem}": wandb.Image(str(path)) for path in figures}
+            self._guard("log", {"step": step, **pictures})
+
+    def finish(self, summary: Mapping[str, float], exit_code: int) -> None:
+        """Ends the run; W&B shows it as failed if the exit code is not 0."""
+        if self._run is not None:
+            self._run.summary.update(dict(summary))
+        self._guard("finish", exit_code=exit_code)
+
+    def _guard(self, method: str, *args: Any, **kwargs: Any) -> None:
+        """Calls a method of the W&B run; its first failure ends the reporting to W&B, not the training."""
+        if self._run is None:
+            return
+        try:
+            getattr(self._run, method)(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001  whatever goes wrong over there, the run goes on
+            log.warning("W&B failed (%s); the run goes on without it", _first_line(error))
+            self._run = None
+
+
+def resolve_wandb_mode(mode: WandbMode) -> str:
+    """What `auto` means here: WANDB_MODE if set, online if there is a key, otherwise offline."""
+    if mode != "auto":
+        return mode
+    if os.environ.get("WANDB_MODE") in ("online", "offline", "disabled"):
+        return os.environ["WANDB_MODE"]
+    if os.environ.get("WANDB_API_KEY"):
+        return "online"
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return "online" if netrc.netrc(os.environ.get("NETRC")).authenticators(host) else "offline"
+    except (OSError, netrc.NetrcParseError):
+        return "offline"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
