@@ -1,9 +1,7 @@
 """Evaluation: fixed tasks spanning the parameter space, their losses after 0 ... n inner steps, and the tails."""
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax

@@ -153,7 +153,7 @@ class WandbRun:
             return
         try:
             getattr(self._run, method)(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001  whatever goes wrong over there, the run goes on
+        except Exception as error:
             log.warning("W&B failed (%s); the run goes on without it", _first_line(error))
             self._run = None
 

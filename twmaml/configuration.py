@@ -1,0 +1,268 @@
+"""From a composed configuration to the objects of a job, and from a user's mistake to one clear line."""
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass as plain_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import hydra
+import jax
+import jax.numpy as jnp
+import optax
+from hydra.errors import CompactHydraException, InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ConfigDict, Field, PositiveInt, ValidationError
+from pydantic.dataclasses import dataclass
+
+from twmaml.adaptation import Adaptation
+from twmaml.evaluation import Evaluation
+from twmaml.models import Model
+from twmaml.runner import MetaLearner
+from twmaml.samplers import Sampler
+from twmaml.tasks.base import TaskFamily
+from twmaml.tracking import WandbMode
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+_STRICT = ConfigDict(strict=True)
+
+
+class ConfigurationError(Exception):
+    """A mistake of the user's; the message is one line that names the key, the value and what is allowed."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class EvaluationSettings:
+    """The keys under `evaluation`; conf/train.yaml says what they mean."""
+
+    every: PositiveInt
+    steps: PositiveInt
+    cells: Sequence[PositiveInt] | None
+    draws: PositiveInt
+    queries: PositiveInt
+    seed: Seed
+
+
+@dataclass(frozen=True, config=_STRICT)
+class WandbSettings:
+    """The keys under `wandb`."""
+
+    mode: WandbMode
+    project: str
+    group: str | None
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Settings:
+    """A run's own keys, besides the groups."""
+
+    seed: Seed | Annotated[Sequence[Seed], Field(min_length=1)]
+    steps: Annotated[int, Field(ge=1, lt=2**31)]
+    meta_batch: PositiveInt
+    shots: PositiveInt
+    queries: PositiveInt
+    log_every: PositiveInt
+    figures_every: PositiveInt | None
+    evaluation: EvaluationSettings
+    wandb: WandbSettings
+
+    def __post_init__(self) -> None:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seed={list(self.seeds)}: a seed may be listed only once")
+
+    @property
+    def seeds(self) -> Sequence[int]:
+        """The seeds as a list, of one if a single one is configured."""
+        return [self.seed] if isinstance(self.seed, int) else self.seed
+
+
+@plain_dataclass(frozen=True)
+class Job:
+    """What one job trains and how."""
+
+    settings: Settings
+    learner: MetaLearner
+    evaluation: Evaluation
+
+
+def configuration_folder() -> str:
+    """The folder of the configuration groups: inside an installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "conf"
+    return str(installed if installed.is_dir() else package.parent / "conf")
+
+
+def build_job(cfg: DictConfig) -> Job:
+    """Builds and checks everything that a configuration describes; nothing is compiled.
+
+    Raises:
+        ConfigurationError: for the first thing that is wrong.
+    """
+    settings = _read_settings(cfg)
+    learner = MetaLearner(
+        family=_build_part(cfg, "task", TaskFamily),
+        sampler=_build_part(cfg, "sampler", Sampler),
+        model=_build_part(cfg, "model", Model),
+        adaptation=_build_part(cfg, "adaptation", Adaptation),
+        optimizer=_build_part(cfg, "optimizer", optax.GradientTransformation),
+        meta_batch=settings.meta_batch,
+        shots=settings.shots,
+        queries=settings.queries,
+    )
+    asked = settings.evaluation
+    try:
+        grid = learner.family.grid
+        grid = grid.evaluation_grid() if asked.cells is None else grid.with_cells(asked.cells)
+    except ValueError as error:
+        raise ConfigurationError(f"evaluation.cells: {_one_line(error)}") from error
+    evaluation = Evaluation(learner, grid, asked.steps, asked.draws, asked.queries, asked.seed)
+    try:
+        jax.eval_shape(lambda seed: learner.meta_step(learner.init(seed)), jnp.uint32(0))
+    except ValueError as error:
+        raise ConfigurationError(f"task, model and adaptation do not fit together: {_one_line(error)}") from error
+    return Job(settings, learner, evaluation)
+
+
+def _read_settings(cfg: DictConfig) -> Settings:
+    def as_plain(node: str) -> Any:
+        return OmegaConf.to_container(cfg[node], resolve=True) if OmegaConf.is_config(cfg[node]) else cfg[node]
+
+    def read(cls: Any, keys: dict[str, Any], prefix: str) -> Any:
+        try:
+            return cls(**keys)
+        except ValidationError as error:
+            raise ConfigurationError(_first_invalid(error, prefix)) from error
+
+    own = {name: as_plain(name) for name in Settings.__dataclass_fields__}
+    own["evaluation"] = read(EvaluationSettings, own["evaluation"], "evaluation.")
+    own["wandb"] = read(WandbSettings, own["wandb"], "wandb.")
+    return read(Settings, own, "")
+
+
+def _build_part(cfg: DictConfig, key: str, protocol: Any) -> Any:
+    try:
+        part = hydra.utils.instantiate(cfg[key], _convert_="all")
+    except InstantiationException as error:
+        raise ConfigurationError(_explain_instantiation(error, key)) from error
+    if not isinstance(part, protocol):
+        name = f"twmaml's {protocol.__name__}" if protocol.__module__.startswith("twmaml") else protocol.__name__
+        raise ConfigurationError(f"{key}._target_={cfg[key].get('_target_')}: does not make a {name}")
+    return part
+
+
+def _explain_instantiation(error: InstantiationException, key: str) -> str:
+    match = re.search(r"full_key: (\S+)", str(error))
+    full_key = match.group(1) if match else key
+    cause = error.__cause__
+    if isinstance(cause, ValidationError):
+        return _first_invalid(cause, f"{full_key}.")
+    head = str(error).splitlines()[0]
+    target = re.search(r"'([^']+)'", head)
+    if "locating target" in head and target:
+        return f"{full_key}._target_={target.group(1)}: there is nothing of that name to import"
+    return f"{full_key}: {_one_line(cause if cause is not None else error)}"
+
+
+def _first_invalid(error: ValidationError, prefix: str) -> str:
+    """One line for the first key that is wrong, as the user would write it."""
+    # Alternatives of a union are tried one after the other; the first that has the right type says most.
+    details = sorted(error.errors(), key=lambda d: d["type"].endswith("_type") or d["type"] == "dataclass_type")
+    detail = details[0]
+    message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    location = [part for part in detail["loc"] if isinstance(part, int) or re.fullmatch(r"[a-z_]\w*", part)]
+    if detail["type"] == "value_error":
+        return f"{prefix.rstrip('.')}: {message}" if prefix else message
+    key = prefix + ".".join(map(str, location[:1]))
+    if detail["type"] == "unexpected_keyword_argument":
+        return f"{key}: there is no such key"
+    if detail["type"] == "missing":
+        return f"{key}: is missing"
+    return f"{key}={detail['input']}: {message}"
+
+
+def explain(error: BaseException) -> str | None:
+    """The one line that tells the user what is wrong; None for an error that is not the user's."""
+    if isinstance(error, ConfigurationError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"cannot write to {error.filename}: {error.strerror}"
+    if isinstance(error, CompactHydraException | OmegaConfBaseException):
+        return _explain_composition(error)
+    return None
+
+
+def _explain_composition(error: BaseException) -> str:
+    text = "\n".join(filter(None, [str(error), str(error.__cause__ or "")]))
+    if match := re.search(r"Could not find '([\w-]+)/([^']+)'", text):
+        group, choice = match.groups()
+        available = re.search(r"Available options in '[^']*':\n((?:\t\S+\n?)+)", text)
+        options = available.group(1).split() if available else []
+        return f"{group}={choice}: must be one of {', '.join(options)}{_suggest(choice, options)}"
+    if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
+        key = next(filter(None, match.groups()))
+        keys = list(_all_keys(OmegaConf.load(Path(configuration_folder()) / "train.yaml")))
+        return f"{key}: there is no such key{_suggest(key, keys)} (--help lists them)"
+    return _one_line(error)
+
+
+def _all_keys(cfg: Any, prefix: str = "") -> Any:
+    for key in cfg:
+        if key not in ("defaults", "hydra"):
+            yield f"{prefix}{key}"
+            if OmegaConf.is_dict(cfg._get_node(key)):
+                yield from _all_keys(cfg._get_node(key), f"{prefix}{key}.")
+
+
+def _suggest(name: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines()]
+    kept = [line for line in lines if line and "HYDRA_FULL_ERROR" not in line]
+    return "; ".join(kept) or type(error).__name__
+
+
+def help_text() -> str:
+    """What `--help` shows: the groups with their choices and the run's own keys, a line on each."""
+    folder = Path(configuration_folder())
+    lines = [
+        "twmaml: which tasks should a meta-learner train on?",
+        "",
+        "  python -m twmaml.train [GROUP=CHOICE ...] [KEY=VALUE ...]",
+        "  python -m twmaml.train sampler=importance_delta task=sin3d seed=1",
+        "  python -m twmaml.train experiment=maml_sine",
+        "  python -m twmaml.train --multirun 'sampler=glob(*)' seed=0,1,2",
+        "",
+        "Groups (* is the default):",
+    ]
+    train = folder / "train.yaml"
+    defaults = {k: v for d in OmegaConf.load(train).defaults if OmegaConf.is_dict(d) for k, v in d.items()}
+    for group in ("task", "sampler", "model", "adaptation", "experiment"):
+        lines.append(f"  {group}")
+        for path in sorted((folder / group).glob("*.yaml")):
+            comments = [line for line in path.read_text().splitlines() if line.startswith("# ") and "@" not in line]
+            mark = "*" if defaults.get(group) == path.stem else " "
+            lines.append(f"   {mark}{path.stem:<18} {comments[0][2:] if comments else ''}")
+    lines += ["", "Keys, with their defaults:"]
+    section = ""
+    for line in train.read_text().splitlines():
+        match = re.match(r"( *)([a-z_]+):\s*(.*?)(?:\s+# (.*))?$", line)
+        if not match:
+            continue
+        indent, name, value, comment = match.groups()
+        section = name if not indent else section
+        if section in ("defaults", "hydra") or (indent and not comment):
+            continue
+        key = f"{section}.{name}" if indent else name
+        lines.append(f"  {key + (f'={value}' if value else ''):<28} {comment or ''}".rstrip())
+    lines += [
+        "",
+        "Every key of a chosen group can be set too, for instance sampler.uniform_fraction=0.2 task.amplitude.cells=20;",
+        "`--cfg job` prints the whole configuration, `--hydra-help` tells of Hydra's own options.",
+    ]
+    return "\n".join(lines)

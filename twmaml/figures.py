@@ -1,0 +1,249 @@
+"""The figures of one run, with parameter axes and units. Draws files; shows nothing."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+
+from twmaml.adaptation import adaptation_path
+from twmaml.evaluation import TAILS, Evaluation, cell_means, cvar, diverged_tasks
+from twmaml.grid import ParameterGrid
+from twmaml.priority_queue import PriorityQueue
+from twmaml.runner import MetaLearner
+from twmaml.tasks.base import Regression
+from twmaml.types import MetaParams
+
+log = logging.getLogger(__name__)
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
+"""Okabe and Ito's palette, which the colour-blind can tell apart."""
+
+
+@dataclass(frozen=True)
+class FigureData:
+    """All that the figures of a run are drawn from."""
+
+    title: str
+    evaluation: Evaluation
+    meta_params: MetaParams
+    queue: PriorityQueue
+    losses: np.ndarray
+    """Of the latest evaluation, [tasks, inner steps + 1]."""
+    metrics: Mapping[str, np.ndarray]
+    """metrics.csv by column."""
+
+
+def draw_all(data: FigureData, folder: Path) -> list[Path]:
+    """Draws every figure into the folder. One that fails is logged, and the others are drawn."""
+    drawn = []
+    for name, draw in {
+        "queue": _queue,
+        "evaluation": _evaluation,
+        "adaptation": _adaptation,
+        "learning_curves": _learning_curves,
+        "regression": _regression,
+    }.items():
+        try:
+            figure = draw(data)
+            if figure is None:
+                continue
+            figure.suptitle(f"{data.title}: {name.replace('_', ' ')}", x=0.01, ha="left", fontweight="bold")
+            figure.savefig(folder / f"{name}.png", dpi=120)
+            drawn.append(folder / f"{name}.png")
+        except Exception:
+            log.exception("The figure %s could not be drawn", name)
+    return drawn
+
+
+def _label(grid: ParameterGrid, name: str) -> str:
+    unit = {"deg": "°", "": ""}.get(grid.axes[name].unit, grid.axes[name].unit)
+    return f"{name} [{unit}]" if unit else name
+
+
+def _views(grid: ParameterGrid) -> list[tuple[str, ...]]:
+    """The axes of each panel that shows values over the grid: every pair of them, or the only one."""
+    return list(combinations(grid.names, 2)) or [grid.names]
+
+
+def _show(axes: Axes, grid: ParameterGrid, values: np.ndarray, view: tuple[str, ...], **style: Any) -> Any:
+    """Values over the grid as a heatmap over two of its axes (a line over one), averaged over the others."""
+    hidden = tuple(i for i, name in enumerate(grid.names) if name not in view)
+    known = ~np.isnan(values.reshape(grid.shape))
+    total = np.where(known, values.reshape(grid.shape), 0).sum(axis=hidden)
+    count = known.sum(axis=hidden)
+    marginal = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    edges = [grid.axes[name].edges() for name in view]
+    axes.set_xlabel(_label(grid, view[0]))
+    if len(view) == 1:
+        axes.stairs(marginal, edges[0], color=COLOURS[0], linewidth=1.5)
+        return None
+    axes.set_ylabel(_label(grid, view[1]))
+    axes.set_facecolor("0.85")  # cells without a value
+    return axes.pcolormesh(*edges, np.ma.masked_invalid(marginal).T, cmap="viridis", rasterized=True, **style)
+
+
+def _queue(data: FigureData) -> Figure:
+    grid = data.evaluation.learner.family.grid
+    sampler = data.evaluation.learner.sampler
+    step = data.metrics["step"][-1].astype(np.int32)
+    rows = {
+        "latest loss": np.asarray(data.queue.losses),
+        "latest change of the loss": np.asarray(data.queue.deltas),
+        "visits": np.asarray(data.queue.visits, float),
+        "probability × cells": np.asarray(sampler.probabilities(data.queue, step)) * grid.size,
+    }
+    views = _views(grid)
+    figure = Figure(figsize=(4.2 * len(rows), 0.6 + 3.1 * len(views)), layout="constrained")
+    panels = figure.subplots(len(views), len(rows), squeeze=False)
+    for row, view in zip(panels, views, strict=True):
+        for axes, (name, values) in zip(row, rows.items(), strict=True):
+            mesh = _show(axes, grid, values, view)
+            others = [other for other in grid.names if other not in view]
+            axes.set_title(name + (f", mean over {' and '.join(others)}" if others else ""), fontsize=10)
+            if mesh is not None:
+                figure.colorbar(mesh, ax=axes)
+    return figure
+
+
+def _evaluation(data: FigureData) -> Figure:
+    evaluation = data.evaluation
+    grid = evaluation.grid
+    diverged = diverged_tasks(data.losses)
+    k = evaluation.steps
+    cells = cell_means(data.losses[:, k], diverged[:, k], evaluation.draws)
+    views = _views(grid)
+    figure = Figure(figsize=(5.0 * (len(views) + 1), 4.2), layout="constrained")
+    *maps, distribution = figure.subplots(1, len(views) + 1, squeeze=False)[0]
+    known = cells[np.isfinite(cells) & (cells > 0)]
+    norm = LogNorm(*np.quantile(known, [0, 1])) if known.size and known.min() < known.max() else Normalize()
+    centres = np.stack(np.unravel_index(np.arange(grid.size), grid.shape), axis=1)
+    marked = centres[diverged[:, k].reshape(-1, evaluation.draws).any(axis=1)]
+    for axes, view in zip(maps, views, strict=True):
+        mesh = _show(axes, grid, cells, view, **({"norm": norm} if len(view) == 2 else {}))
+        others = [name for name in grid.names if name not in view]
+        over = f", mean over {' and '.join(others)}" if others else ""
+        axes.set_title(f"loss after {k} inner steps{over}", fontsize=10)
+        if mesh is not None:
+            figure.colorbar(mesh, ax=axes, label="mean squared error" if _is_regression(data) else "loss")
+        if marked.size and len(view) == 2:
+            place = []
+            for name in view:
+                edges = grid.axes[name].edges()
+                place.append(((edges[:-1] + edges[1:]) / 2)[marked[:, grid.names.index(name)]])
+            axes.plot(*place, "x", color="red", markersize=5, label=f"{len(marked)} diverged")
+            axes.legend(fontsize=8)
+    positive = data.losses[np.isfinite(data.losses) & ~diverged & (data.losses > 0)]
+    if positive.size:
+        bins = np.geomspace(positive.min(), positive.max() * 1.0001, 40)
+        for colour, step in zip(COLOURS, evaluation.reported_steps(), strict=False):
+            losses = data.losses[~diverged[:, step], step]
+            style: dict[str, Any] = {"histtype": "step", "linewidth": 1.5, "color": colour}
+            distribution.hist(losses, bins=bins, label=f"{step} steps", **style)
+        distribution.set_xscale("log")
+        distribution.legend(title="inner steps", fontsize=8)
+    distribution.set(xlabel="loss", ylabel="evaluation tasks")
+    distribution.set_title(f"distribution over {len(data.losses)} tasks", fontsize=10)
+    return figure
+
+
+def _adaptation(data: FigureData) -> Figure:
+    diverged = diverged_tasks(data.losses)
+    kept = [losses[~out] for losses, out in zip(data.losses.T, diverged.T, strict=True)]
+    steps = [k for k, losses in enumerate(kept) if losses.size]
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    quartiles = np.array([np.quantile(kept[k], [0.25, 0.5, 0.75]) for k in steps]).reshape(-1, 3).T
+    axes.fill_between(steps, quartiles[0], quartiles[2], color=COLOURS[0], alpha=0.2, label="middle half of the tasks")
+    axes.plot(steps, quartiles[1], color=COLOURS[0], linestyle="--", label="median")
+    axes.plot(steps, [kept[k].mean() for k in steps], color=COLOURS[0], marker="o", markersize=4, label="mean")
+    for colour, tail in zip(COLOURS[1:], TAILS, strict=False):
+        worst = [cvar(kept[k], tail) for k in steps]
+        axes.plot(steps, worst, color=colour, marker="s", markersize=3, label=f"CVaR, worst {tail} %")
+    if diverged.any():
+        axes.plot([], [], " ", label=f"left out: {diverged[:, -1].sum()} diverged at the last step")
+    axes.set(xlabel="inner steps", ylabel="loss on query data", yscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def _learning_curves(data: FigureData) -> Figure:
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    training, evaluation = figure.subplots(1, 2)
+    steps = data.metrics["step"]
+    loss = data.metrics["train/loss"]
+    training.plot(steps, loss, color=COLOURS[0], linewidth=0.8)
+    training.set_title("post-adaptation loss of the training tasks, as drawn", fontsize=10)
+    for k, colour in zip(data.evaluation.reported_steps(), COLOURS, strict=False):
+        for name, line in {"loss": "-", "cvar_10": ":"}.items():
+            values = data.metrics[f"eval/{name}_step_{k}"]
+            known = ~np.isnan(values)
+            label = f"{k} steps" + (", worst 10 %" if name == "cvar_10" else "")
+            evaluation.plot(steps[known], values[known], line, color=colour, linewidth=1.5, label=label)
+    evaluation.set_title("evaluation loss after so many inner steps: mean, CVaR", fontsize=10)
+    evaluation.legend(fontsize=7, ncols=2)
+    for axes in (training, evaluation):
+        axes.set(xlabel="meta-steps", ylabel="loss", yscale="log")
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def _regression(data: FigureData) -> Figure | None:
+    """Target and network at a low, a middle and a high value of the first parameter, the others in the middle."""
+    learner = data.evaluation.learner
+    family = learner.family
+    if not isinstance(family, Regression):
+        return None
+    grid = family.grid
+    axis = grid.axes[grid.names[0]]
+    fractions = (0.1, 0.5, 0.9)
+    shown = [0, 1, data.evaluation.steps] if data.evaluation.steps > 1 else [0, 1][: data.evaluation.steps + 1]
+    x = np.linspace(family.x_low, family.x_high, 200, dtype=np.float32)
+    middle = np.asarray(grid.centres()).mean(axis=0)
+    low, high = (np.array([getattr(a, end) * a.scale for a in grid.axes.values()]) for end in ("low", "high"))
+    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    for axes, fraction in zip(figure.subplots(1, 3, sharey=True), fractions, strict=True):
+        task = np.array(middle, np.float32)
+        task[0] = low[0] + fraction * (high[0] - low[0])
+        support, predictions = _adapted_curves(learner, data.meta_params, task, x, data.evaluation)
+        axes.plot(x, family.target(family.parameters(task), x), color="black", linewidth=2, label="target")
+        axes.plot(*np.asarray(support)[..., 0], "^", color="black", markersize=6, label="support points")
+        for k, colour, line in zip(shown, COLOURS, (":", "--", "-"), strict=False):
+            axes.plot(x, predictions[k], line, color=colour, linewidth=1.8, label=f"after {k} steps")
+        unit = {"deg": "°"}.get(axis.unit, axis.unit)
+        axes.set_title(f"{grid.names[0]} {task[0] / axis.scale:.2f}{unit}", fontsize=10)
+        axes.set_xlabel("x")
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("y")
+    figure.axes[0].legend(fontsize=8)
+    return figure
+
+
+def _adapted_curves(
+    learner: MetaLearner, meta_params: MetaParams, task: np.ndarray, x: np.ndarray, evaluation: Evaluation
+) -> tuple[Any, np.ndarray]:
+    """Support examples of a task, and the network's outputs at x after 0, 1, ... inner steps."""
+    key = jax.random.fold_in(jax.random.key(evaluation.seed), 0x66696773)  # figures have data of their own
+    support = learner.family.collect(key, task, lambda inputs: inputs, learner.shots)
+    curves = adaptation_path(
+        learner.adaptation,
+        meta_params,
+        learner.model,
+        lambda predict, _: learner.family.outcome(predict, support).loss,
+        key,
+        evaluation.steps,
+        observe=lambda params: learner.model.apply(params, x[:, None])[:, 0],
+    )
+    return support, np.asarray(curves)
+
+
+def _is_regression(data: FigureData) -> bool:
+    return isinstance(data.evaluation.learner.family, Regression)

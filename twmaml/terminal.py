@@ -1,0 +1,88 @@
+"""What a person sees while a run goes on. Without a terminal: the first and the last lines only."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+
+class _StepsPerSecond(ProgressColumn):
+    """The rate since training began, compilation left out."""
+
+    def render(self, task: Task) -> Text:
+        rate = task.fields["rate"]
+        return Text("" if rate is None else f"{rate:,.0f} steps/s", style="cyan")
+
+
+class Terminal:
+    """The output of one job.
+
+    Args:
+        steps: meta-steps that the job goes on for.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.console = Console(highlight=False)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.completed:,}/{task.total:,}"),
+            _StepsPerSecond(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[losses]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+            transient=True,
+        )
+        self._task = self._progress.add_task("compiling", total=steps, rate=None, losses="")
+        self._began: tuple[float, int] | None = None
+
+    def __enter__(self) -> "Terminal":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def start(self, title: str, facts: Mapping[str, str]) -> None:
+        """Says what is about to run."""
+        self.console.print(f"[bold]{title}[/bold]", soft_wrap=True)
+        if self.console.is_terminal:
+            for name, fact in facts.items():
+                self.console.print(f"  [dim]{name:<10}[/dim] {fact}", soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """Prints one line above the progress bar."""
+        self.console.print(text, soft_wrap=True)
+
+    def stage(self, description: str) -> None:
+        """Names what is being done."""
+        self._progress.update(self._task, description=description)
+
+    def update(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Shows the step and the latest losses."""
+        now = time.perf_counter()
+        if self._began is None:
+            self._began = (now, step)
+        seconds, steps = now - self._began[0], step - self._began[1]
+        shown = {"train": "train/loss", "eval": "eval/loss"}
+        losses = "  ".join(f"{label} {metrics[name]:.3f}" for label, name in shown.items() if name in metrics)
+        rate = steps / seconds if steps else None
+        self._progress.update(self._task, completed=step, description="training", losses=losses, rate=rate)
+
+    def finish(self, rows: Sequence[tuple[int, Mapping[str, float]]], paths: Mapping[str, str | Path]) -> None:
+        """The closing table (one row an inner step) and where everything is."""
+        if rows and self.console.is_terminal:
+            table = Table(title="evaluation loss over the grid of tasks", title_justify="left", header_style="bold")
+            table.add_column("inner steps", justify="right")
+            for name in rows[0][1]:
+                table.add_column(name, justify="right")
+            for k, figures in rows:
+                table.add_row(str(k), *(f"{v:g}" if v == int(v) else f"{v:.4f}" for v in figures.values()))
+            self.console.print(table)
+        for name, path in paths.items():
+            self.console.print(f"  [dim]{name:<10}[/dim] {path}", soft_wrap=True)
