@@ -20,7 +20,7 @@ REPORTED_STEPS = (0, 1, 5, 10)
 TAILS = (10, 30)
 """Percentages of the worst tasks over which a conditional value at risk is reported."""
 
-DIVERGED_FACTOR = 10.0
+DIVERGED_FACTOR = 3.0
 """A task has diverged when its loss exceeds so many times what a task loses without any adaptation."""
 
 _TASKS_AT_ONCE = 225  # so that what is adapted stays in the cache, whatever the number of tasks

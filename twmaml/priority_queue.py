@@ -1,8 +1,10 @@
 """The priority queue: what is known of every cell of the task-parameter space."""
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from twmaml.types import Step
@@ -53,27 +55,27 @@ def record(
 
 
 def queue_metrics(queue: PriorityQueue) -> dict[str, Float[Array, ""]]:
-    """What is logged of a queue: over visited cells the mean and standard deviation of the losses and their
-    rank correlation with the visits (NaN where either is constant), and the share of cells visited.
-    """
-    visited = queue.visits > 0
+    """What is logged of a queue: mean and standard deviation of the known losses, share of cells visited."""
     return {
         "queue/mean": jnp.nanmean(queue.losses),
         "queue/std": jnp.nanstd(queue.losses),
-        "queue/coverage": jnp.mean(visited, dtype=jnp.float32),
-        "queue/visit_loss_correlation": _rank_correlation(queue.losses, queue.visits, visited),
+        "queue/coverage": jnp.mean(queue.visits > 0, dtype=jnp.float32),
     }
 
 
-def _rank_correlation(x: Array, y: Array, valid: Array) -> Float[Array, ""]:
-    """Spearman's correlation over the valid entries; ties share their mean rank."""
-    ranks = []
-    for values in (x, y):
-        values = jnp.where(valid, values.astype(jnp.float32), jnp.inf)  # invalid ones rank last
-        ordered = jnp.sort(values)
-        below = jnp.searchsorted(ordered, values, side="left", method="sort")
-        not_above = jnp.searchsorted(ordered, values, side="right", method="sort")
-        ranks.append((below + not_above).astype(jnp.float32) / 2)
-    count = jnp.maximum(jnp.sum(valid), 1)
-    a, b = (jnp.where(valid, r - jnp.sum(jnp.where(valid, r, 0)) / count, 0) for r in ranks)
-    return jnp.sum(a * b) / jnp.sqrt(jnp.sum(a * a) * jnp.sum(b * b))
+def visit_loss_correlation(losses: np.ndarray, visits: np.ndarray) -> float:
+    """Spearman's rank correlation of losses and visits over the visited cells; NaN if either is constant.
+
+    On the host: ranks need sorting, which a CPU's compiled programs do 50 times slower than NumPy.
+    """
+    visited = visits > 0
+    ranks = [_mean_ranks(values[visited]) for values in (losses, visits)]
+    a, b = (rank - rank.mean() if rank.size else rank for rank in ranks)
+    scale = math.sqrt((a @ a) * (b @ b))
+    return float(a @ b / scale) if scale > 0 else math.nan
+
+
+def _mean_ranks(values: np.ndarray) -> np.ndarray:
+    """The rank of each value; equal values share the mean of theirs."""
+    ordered = np.sort(values)
+    return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / 2

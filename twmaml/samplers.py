@@ -173,17 +173,21 @@ def draw_cells(key: Key[Array, ""], p: Float[Array, " cells"], n: int) -> Int[Ar
     width = math.isqrt(p.size - 1) + 1
     blocks = jnp.pad(p, (0, -p.size % width)).reshape(-1, width)
     block_bits, cell_bits = jax.random.bits(key, (2, n, 1), jnp.uint32)
-    block = _invert(jnp.sum(blocks, axis=1), block_bits)
-    return block * width + _invert(blocks[block], cell_bits)
+    block = _find(_thresholds(jnp.sum(blocks, axis=1)), block_bits)
+    return block * width + _find(_thresholds(blocks[block]), cell_bits)
 
 
-def _invert(p: Float[Array, "*tasks choices"], bits: UInt32[Array, "tasks 1"]) -> Int[Array, " tasks"]:
-    """The index that each random number falls on, in the one distribution or in one for each number."""
+def _thresholds(p: Float[Array, "*tasks choices"]) -> UInt32[Array, "*tasks choices"]:
+    """The cumulative distribution in integers: strictly increasing wherever p is positive."""
     share = p / jnp.sum(p, axis=-1, keepdims=True)
     # Rounded up: a positive share is at least 1, and all shares together stay below 2**32.
-    cumulative = jnp.cumsum(jnp.ceil(share * 2.0**31).astype(jnp.uint32), axis=-1)
-    number = _high_product(bits, cumulative[..., -1:])
-    return jnp.sum(cumulative <= number, axis=-1, dtype=jnp.int32)
+    return jnp.cumsum(jnp.ceil(share * 2.0**31).astype(jnp.uint32), axis=-1)
+
+
+def _find(thresholds: UInt32[Array, "*tasks choices"], bits: UInt32[Array, "tasks 1"]) -> Int[Array, " tasks"]:
+    """The index on which each random number falls, in the one distribution or in one for each number."""
+    number = _high_product(bits, thresholds[..., -1:])
+    return jnp.sum(thresholds <= number, axis=-1, dtype=jnp.int32)
 
 
 def _high_product(a: UInt32[Array, "..."], b: UInt32[Array, "..."]) -> UInt32[Array, "..."]:

@@ -35,11 +35,14 @@ from twmaml.configuration import (
 )
 from twmaml.evaluation import TAILS, EvaluationTasks
 from twmaml.grid import ParameterGrid
+from twmaml.priority_queue import visit_loss_correlation
 from twmaml.runner import NO_FAILURE, Chunk, RunState, over_runs, stack_runs, take_run
 from twmaml.terminal import Terminal
 from twmaml.tracking import MetricsFile, WandbRun, read_metrics, write_json
 
 log = logging.getLogger(__name__)
+
+CORRELATION = "queue/visit_loss_correlation"
 
 
 class TrainingFailedError(Exception):
@@ -107,8 +110,8 @@ def run_job(cfg: DictConfig) -> float:
             if run.wandb.mode == "offline":
                 terminal.say(f"W&B is offline here; to upload the run: {run.wandb.where}")
         _train(job, programs, states, fixed, runs, terminal, stopping)
-        failed = [run for run in runs if run.status.startswith("failed")]
-        terminal.finish(_closing_table(job, runs), _closing_paths(folder, runs))
+    terminal.finish(_closing_table(job, runs), _closing_paths(folder, runs))
+    failed = [run for run in runs if run.status.startswith("failed")]
     if failed:
         raise TrainingFailedError("; ".join(run.status for run in failed))
     if stopping:
@@ -142,7 +145,7 @@ def _train(
         if not any(run.status == "running" for run in runs):
             break
         states, step = new_states, stop
-        metrics = {i: {k: float(v[i]) for k, v in chunk.metrics.items()} for i in range(len(runs))}
+        metrics = {i: _row(chunk, states, i) for i in range(len(runs))}
         if step % settings.evaluation.every == 0 or step == settings.steps or stopping:
             _evaluate(job, programs, states, fixed, runs, step, metrics)
         else:
@@ -159,6 +162,13 @@ def _train(
         if run.status == "running":
             run.status = "interrupted" if step < settings.steps else "finished"
             _close(job, take_run(states, i), run, step, seconds, time.perf_counter() - began)
+
+
+def _row(chunk: Chunk, states: RunState, run: int) -> dict[str, float]:
+    """What is logged of a chunk for one of its runs."""
+    losses, visits = np.asarray(states.queue.losses[run]), np.asarray(states.queue.visits[run])
+    metrics = {name: float(values[run]) for name, values in chunk.metrics.items()}
+    return {**metrics, CORRELATION: visit_loss_correlation(losses, visits)}
 
 
 def _next_stop(step: int, settings: Settings) -> int:
@@ -202,7 +212,7 @@ def _fail(
     start = int(states.step[index])
     if failure > start:
         states, chunk = programs.train(states, jnp.int32(failure - start))
-        metrics = {k: float(v[index]) for k, v in jax.device_get(chunk.metrics).items()}
+        metrics = _row(jax.device_get(chunk), states, index)
         losses = np.asarray(programs.evaluate(states.meta_params, fixed))[index]
         run.losses = losses
         _save_evaluation(run.folder, failure, losses, np.asarray(fixed.tasks), job.evaluation.grid)
@@ -276,7 +286,7 @@ def _compile(job: Job, states: RunState, fixed: EvaluationTasks, pool: ThreadPoo
 def _open_run(cfg: DictConfig, job: Job, seed: int, folder: Path) -> Run:
     shapes = jax.eval_shape(lambda: job.learner.train_chunk(job.learner.init(0), jnp.int32(1)))
     nothing = np.zeros((job.evaluation.grid.size * job.evaluation.draws, job.evaluation.steps + 1))
-    columns = [*shapes[1].metrics, *job.evaluation.summarize(nothing)]
+    columns = [*shapes[1].metrics, CORRELATION, *job.evaluation.summarize(nothing)]
     hydra_config = HydraConfig.get()
     choices = {group: str(hydra_config.runtime.choices[group]) for group in ("sampler", "task", "model", "adaptation")}
     group = job.settings.wandb.group

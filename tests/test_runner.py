@@ -1,0 +1,150 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy import stats
+
+from tests.conftest import SAMPLERS, assert_trees_equal
+from twmaml.adaptation import MAML
+from twmaml.runner import NO_FAILURE, over_runs, stack_runs, take_run
+from twmaml.samplers import EpsilonGreedy, Proportional
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_other_ones(make_learner):
+    learner = make_learner(Proportional("losses", True))
+    train = jax.jit(learner.train_chunk)
+    runs = [train(learner.init(seed), jnp.int32(50))[0] for seed in (3, 3, 4)]
+    assert_trees_equal(runs[0], runs[1])
+    starts = [learner.init(seed) for seed in (0, 1)]
+    for first, second in zip(*(jax.tree.leaves(start.meta_params) for start in starts), strict=True):
+        assert first.ndim == 1 or not np.array_equal(first, second)  # biases start at zero
+    draws = [jax.jit(learner.meta_step)(start)[1] for start in starts]
+    assert not np.array_equal(draws[0].tasks, draws[1].tasks)
+    shared = starts[1]._replace(meta_params=starts[0].meta_params, opt_state=starts[0].opt_state)
+    outcomes = [jax.jit(learner.meta_step)(state)[2].loss for state in (starts[0], shared)]
+    assert not np.array_equal(*outcomes)  # the same network, other data
+
+
+def test_chunks_of_any_length_make_the_same_run(make_learner):
+    learner = make_learner(EpsilonGreedy(optax.linear_schedule(1.0, 0.0, 20)))
+    train = jax.jit(learner.train_chunk)
+    whole, _ = train(learner.init(0), jnp.int32(30))
+    parts = learner.init(0)
+    for steps in (7, 1, 22):
+        parts, _ = train(parts, jnp.int32(steps))
+    assert_trees_equal(whole, parts)
+
+
+def test_a_batch_of_runs_equals_single_runs(make_learner):
+    learner = make_learner(Proportional("deltas", True))
+    many = over_runs(learner.train_chunk)
+    states, chunk = many(stack_runs([learner.init(seed) for seed in (0, 1, 2)]), jnp.int32(40))
+    for i, seed in enumerate((0, 1, 2)):
+        alone, alone_chunk = jax.jit(learner.train_chunk)(learner.init(seed), jnp.int32(40))
+        together = take_run(states, i)
+        for one, other in zip(jax.tree.leaves(alone.meta_params), jax.tree.leaves(together.meta_params), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(chunk.metrics["train/loss"][i], alone_chunk.metrics["train/loss"], rtol=1e-4)
+
+
+def test_no_chunk_after_the_first_compiles(make_learner):
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, duration, **_: compiled.append(event) if "backend_compile" in event else None
+    )
+    learner = make_learner(Proportional("losses", True))
+    train = over_runs(learner.train_chunk)
+    state = stack_runs([learner.init(0)])
+    lengths = [jnp.int32(n) for n in (5, 5, 9)]
+    before = len(compiled)
+    state, _ = train(state, lengths[0])
+    assert len(compiled) > before  # the listener does hear
+    before = len(compiled)
+    for steps in lengths[1:]:
+        state, _ = train(state, steps)
+    assert len(compiled) == before
+
+
+def expected_visits(learner, states):
+    """The sum of the distributions that the steps drew from, in visits of each cell."""
+    grid = learner.family.grid
+    total = np.zeros(grid.size)
+    lattice = grid.with_cells([8 * n for n in grid.shape])
+    centres = lattice.centres()
+    probabilities, interpolate = jax.jit(learner.sampler.probabilities), jax.jit(grid.interpolate)
+    for state in states:
+        p = probabilities(state.queue, state.step)
+        if learner.sampler.interpolate:
+            fine = np.asarray(interpolate(p, centres))
+            p = fine.reshape([n for size in grid.shape for n in (size, 8)]).mean(axis=(1, 3)).ravel()
+        total += learner.meta_batch * np.asarray(p, float)
+    return total
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_with_a_frozen_network_visits_follow_the_distribution(name, make_learner):
+    learner = make_learner(SAMPLERS[name], optimizer=optax.set_to_zero(), meta_batch=10)
+    step = jax.jit(learner.meta_step)
+    states, weights = [learner.init(11)], []
+    for _ in range(1500):
+        state, draw, _ = step(states[-1])
+        states.append(state)
+        weights.append(np.asarray(draw.weights))
+    assert_trees_equal(states[0].meta_params, states[-1].meta_params)
+    expected = expected_visits(learner, states[:-1])
+    observed = np.asarray(states[-1].queue.visits)
+    assert observed.sum() == expected.sum().round() == 15_000
+    assert stats.chisquare(observed, expected * observed.sum() / expected.sum()).pvalue > 1e-3
+    weights = np.concatenate(weights)
+    assert abs(weights.mean() - 1) < 5 * weights.std() / np.sqrt(weights.size) + 1e-6
+
+
+def test_burn_in_visits_every_cell_and_then_only_the_worst(make_learner):
+    learner = make_learner(EpsilonGreedy(0.0, burn_in=True))
+    step = jax.jit(learner.meta_step)
+    state = learner.init(0)
+    for _ in range(200):
+        if (state.queue.visits > 0).all():
+            break
+        unvisited = np.asarray(state.queue.visits) == 0
+        state, draw, _ = step(state)
+        assert unvisited[np.asarray(draw.cells)].all()
+    worst = int(np.argmax(state.queue.losses))
+    _, draw, _ = step(state)
+    assert (np.asarray(draw.cells) == worst).all()
+
+
+def test_a_loss_that_is_not_finite_names_its_step(make_learner):
+    explode = optax.chain(optax.sgd(1.0), optax.scale_by_schedule(lambda step: jnp.where(step >= 12, 1e30, 0.0)))
+    learner = make_learner(optimizer=explode)
+    _, chunk = jax.jit(learner.train_chunk)(learner.init(0), jnp.int32(10))
+    assert chunk.first_failure == NO_FAILURE
+    _, chunk = jax.jit(learner.train_chunk)(learner.init(0), jnp.int32(30))
+    assert chunk.first_failure == 13
+
+
+def test_metrics_of_a_chunk_are_means_over_its_steps(make_learner):
+    learner = make_learner(Proportional("losses", True, uniform_fraction=0.2))
+    state, losses, largest = learner.init(0), [], []
+    _, chunk = jax.jit(learner.train_chunk)(state, jnp.int32(8))
+    step = jax.jit(learner.meta_step)
+    for _ in range(8):
+        state, draw, outcomes = step(state)
+        losses.append(float(np.mean(outcomes.loss)))
+        largest.append(float(np.max(draw.weights)))
+    np.testing.assert_allclose(chunk.metrics["train/loss"], np.mean(losses), rtol=1e-4)
+    np.testing.assert_allclose(chunk.metrics["weights/max"], np.max(largest), rtol=1e-4)
+    p = np.asarray(learner.sampler.probabilities(state.queue, state.step), float)
+    np.testing.assert_allclose(chunk.metrics["queue/entropy"], stats.entropy(p), rtol=1e-4)
+
+
+def test_meta_training_lowers_the_loss(sampler, make_learner):
+    learner = make_learner(
+        sampler, optimizer=optax.adam(1e-2), adaptation=MAML(0.05, 1), shots=8, queries=8
+    )
+    train = jax.jit(learner.train_chunk)
+    state, first = train(learner.init(0), jnp.int32(50))
+    state, _ = train(state, jnp.int32(2000))
+    _, last = train(state, jnp.int32(50))
+    assert last.metrics["train/loss"] < 0.7 * first.metrics["train/loss"]
