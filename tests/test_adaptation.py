@@ -98,6 +98,7 @@ def test_a_step_is_kept_in_factors_only_where_they_are_smaller():
     params = model.init(jax.random.key(0), jnp.zeros(1))
     x = jnp.ones((ROWS, 1))
     stepped = model.factored_step(params, lambda predict, _: jnp.sum(predict(x)), jax.random.key(0), 0.1, False)
+    assert stepped is not None
     # Rows 3: 1x4 needs 15 numbers against 4, 4x16 60 against 64, 16x16 96 against 256, 16x1 51 against 16.
     assert [isinstance(layer, SteppedDense) for layer in stepped] == [False, True, True, False]
 

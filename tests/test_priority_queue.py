@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,10 @@ from twmaml.priority_queue import empty_queue, queue_metrics, record, visit_loss
 
 CELLS = 6
 batches = st.lists(
-    st.tuples(st.integers(0, CELLS - 1), st.floats(0, 1e6, width=32, allow_subnormal=False)), min_size=8, max_size=8, unique=True
+    st.tuples(st.integers(0, CELLS - 1), st.floats(0, 1e6, width=32, allow_subnormal=False)),
+    min_size=8,
+    max_size=8,
+    unique=True,
 )
 write = jax.jit(record)
 
@@ -69,4 +74,5 @@ def test_the_correlation_is_spearmans_over_visited_cells(pairs):
     if len(set(losses[kept])) < 2 or len(set(visits[kept])) < 2:
         assert np.isnan(ours)
     else:
-        np.testing.assert_allclose(ours, stats.spearmanr(losses[kept], visits[kept]).statistic, atol=1e-12)
+        spearman: Any = stats.spearmanr(losses[kept], visits[kept])
+        np.testing.assert_allclose(ours, spearman.statistic, atol=1e-12)

@@ -18,8 +18,10 @@ from twmaml.types import LossOf, MetaParams, Params
 class Adaptation(Protocol):
     """A meta-learner's inner loop."""
 
-    steps: int
-    """Inner steps in training."""
+    @property
+    def steps(self) -> int:
+        """Inner steps in training."""
+        ...
 
     def init(self, params: Params) -> MetaParams:
         """Meta-parameters around freshly initialised weights."""
@@ -36,7 +38,7 @@ class Adaptation(Protocol):
         ...
 
 
-@dataclass(frozen=True, config=ConfigDict(strict=True))
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class MAML:
     """Model-agnostic meta-learning: the meta-parameters are the initial weights, a step is plain SGD.
 

@@ -27,7 +27,10 @@ from twmaml.tracking import WandbMode
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
-_STRICT = ConfigDict(strict=True)
+_OTHER_KEYS = ("task", "sampler", "model", "adaptation", "optimizer", "uniform_fraction", "epsilon")
+"""Keys that are parts to build, or that parts refer to."""
+
+_STRICT = ConfigDict(strict=True, extra="forbid")
 
 
 class ConfigurationError(Exception):
@@ -117,7 +120,7 @@ def build_job(cfg: DictConfig) -> Job:
         grid = learner.family.grid
         grid = grid.evaluation_grid() if asked.cells is None else grid.with_cells(asked.cells)
     except ValueError as error:
-        raise ConfigurationError(f"evaluation.cells: {_one_line(error)}") from error
+        raise ConfigurationError(f"evaluation.cells={asked.cells}: {_one_line(error)}") from error
     evaluation = Evaluation(learner, grid, asked.steps, asked.draws, asked.queries, asked.seed)
     try:
         jax.eval_shape(lambda seed: learner.meta_step(learner.init(seed)), jnp.uint32(0))
@@ -136,6 +139,9 @@ def _read_settings(cfg: DictConfig) -> Settings:
         except ValidationError as error:
             raise ConfigurationError(_first_invalid(error, prefix)) from error
 
+    unknown = sorted(set(map(str, cfg)) - {*Settings.__dataclass_fields__, *_OTHER_KEYS})
+    if unknown:
+        raise ConfigurationError(f"{unknown[0]}: there is no such key{_suggest_key(unknown[0])}")
     own = {name: as_plain(name) for name in Settings.__dataclass_fields__}
     own["evaluation"] = read(EvaluationSettings, own["evaluation"], "evaluation.")
     own["wandb"] = read(WandbSettings, own["wandb"], "wandb.")
@@ -174,7 +180,8 @@ def _first_invalid(error: ValidationError, prefix: str) -> str:
     message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     location = [part for part in detail["loc"] if isinstance(part, int) or re.fullmatch(r"[a-z_]\w*", part)]
     if detail["type"] == "value_error":
-        return f"{prefix.rstrip('.')}: {message}" if prefix else message
+        names_its_field = re.match(r"[a-z_]+ must", message)
+        return f"{prefix}{message}" if names_its_field or not prefix else f"{prefix.rstrip('.')}: {message}"
     key = prefix + ".".join(map(str, location[:1]))
     if detail["type"] == "unexpected_keyword_argument":
         return f"{key}: there is no such key"
@@ -203,9 +210,13 @@ def _explain_composition(error: BaseException) -> str:
         return f"{group}={choice}: must be one of {', '.join(options)}{_suggest(choice, options)}"
     if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
         key = next(filter(None, match.groups()))
-        keys = list(_all_keys(OmegaConf.load(Path(configuration_folder()) / "train.yaml")))
-        return f"{key}: there is no such key{_suggest(key, keys)} (--help lists them)"
+        return f"{key}: there is no such key{_suggest_key(key)}"
     return _one_line(error)
+
+
+def _suggest_key(key: str) -> str:
+    keys = list(_all_keys(OmegaConf.load(Path(configuration_folder()) / "train.yaml")))
+    return f"{_suggest(key, keys)} (--help lists the keys)"
 
 
 def _all_keys(cfg: Any, prefix: str = "") -> Any:
@@ -251,18 +262,18 @@ def help_text() -> str:
     lines += ["", "Keys, with their defaults:"]
     section = ""
     for line in train.read_text().splitlines():
-        match = re.match(r"( *)([a-z_]+):\s*(.*?)(?:\s+# (.*))?$", line)
+        match = re.match(r"( *)([a-z_]+):\s*([^#]*?)\s*(?:# (.*))?$", line)
         if not match:
             continue
         indent, name, value, comment = match.groups()
         section = name if not indent else section
-        if section in ("defaults", "hydra") or (indent and not comment):
+        if section in ("defaults", "hydra") or not comment:
             continue
         key = f"{section}.{name}" if indent else name
         lines.append(f"  {key + (f'={value}' if value else ''):<28} {comment or ''}".rstrip())
     lines += [
         "",
-        "Every key of a chosen group can be set too, for instance sampler.uniform_fraction=0.2 task.amplitude.cells=20;",
+        "Every key of a chosen group can be set too: sampler.interpolate=true task.amplitude.cells=20 ...;",
         "`--cfg job` prints the whole configuration, `--hydra-help` tells of Hydra's own options.",
     ]
     return "\n".join(lines)

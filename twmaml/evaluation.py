@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Key
 from twmaml.adaptation import adaptation_path
 from twmaml.grid import ParameterGrid
 from twmaml.runner import MetaLearner
+from twmaml.tasks.base import Examples, Regression
 from twmaml.types import MetaParams
 
 REPORTED_STEPS = (0, 1, 5, 10)
@@ -26,11 +27,26 @@ DIVERGED_FACTOR = 3.0
 _TASKS_AT_ONCE = 225  # so that what is adapted stays in the cache, whatever the number of tasks
 
 
+# Training splits the key of its seed in two; folding in another number first leaves that family of keys.
+_EVALUATION, _EXAMPLES = 0x6576616C, 0x65786D70
+
+
 class EvaluationTasks(NamedTuple):
     """The tasks to evaluate on and the keys of their data: the same for every sampler and every run."""
 
     tasks: Float[Array, "tasks axes"]
     keys: Key[Array, " tasks"]
+
+
+class Example(NamedTuple):
+    """A task of a regression before and after adapting, to look at."""
+
+    task: Float[Array, " axes"]
+    support: Examples
+    x: Float[Array, " points"]
+    target: Float[Array, " points"]
+    predictions: Float[Array, "steps points"]
+    """The network's outputs after 0, 1, ... inner steps."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +71,7 @@ class Evaluation:
 
     def tasks(self) -> EvaluationTasks:
         """`draws` times every centre of the grid."""
-        # Training splits the key of its seed in two; folding in a number first leaves that family of keys.
-        key = jax.random.fold_in(jax.random.key(self.seed), 0x6576616C)
+        key = jax.random.fold_in(jax.random.key(self.seed), _EVALUATION)
         tasks = jnp.repeat(self.grid.centres(), self.draws, axis=0)
         return EvaluationTasks(tasks, jax.random.split(key, tasks.shape[0]))
 
@@ -78,6 +93,35 @@ class Evaluation:
             )
 
         return jax.lax.map(losses_of_one, tuple(fixed), batch_size=_TASKS_AT_ONCE)
+
+    def examples(self, meta_params: MetaParams) -> Example | None:
+        """Three tasks to look at, along the first axis of every array; None if the family is no regression.
+
+        The first parameter is low, in the middle and high (10, 50 and 90 % of its range), the others are in
+        the middle. Their data is neither training's nor evaluation's.
+        """
+        learner, family = self.learner, self.learner.family
+        if not isinstance(family, Regression):
+            return None
+        low, high = (jnp.array([getattr(a, end) * a.scale for a in self.grid.axes.values()]) for end in ("low", "high"))
+        fractions = jnp.full((3, low.size), 0.5).at[:, 0].set(jnp.array([0.1, 0.5, 0.9]))
+        key = jax.random.fold_in(jax.random.key(self.seed), _EXAMPLES)
+        x = jnp.linspace(family.x_low, family.x_high, 200)
+
+        def example(task: Array) -> Example:
+            support = family.collect(key, task, lambda inputs: inputs, learner.shots)
+            predictions = adaptation_path(
+                learner.adaptation,
+                meta_params,
+                learner.model,
+                lambda predict, _: family.outcome(predict, support).loss,
+                key,
+                self.steps,
+                observe=lambda params: learner.model.apply(params, x[:, None])[:, 0],
+            )
+            return Example(task, support, x, family.target(family.parameters(task), x), predictions)
+
+        return jax.vmap(example)(low + fractions * (high - low))
 
     def reported_steps(self) -> list[int]:
         """The inner steps of which the summary tells."""

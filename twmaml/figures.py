@@ -7,24 +7,22 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from twmaml.adaptation import adaptation_path
-from twmaml.evaluation import TAILS, Evaluation, cell_means, cvar, diverged_tasks
+from twmaml.evaluation import TAILS, Evaluation, Example, cell_means, cvar, diverged_tasks
 from twmaml.grid import ParameterGrid
 from twmaml.priority_queue import PriorityQueue
-from twmaml.runner import MetaLearner
-from twmaml.tasks.base import Regression
-from twmaml.types import MetaParams
 
 log = logging.getLogger(__name__)
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 """Okabe and Ito's palette, which the colour-blind can tell apart."""
+
+
+_UNITS = {"deg": "°"}
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,10 @@ class FigureData:
 
     title: str
     evaluation: Evaluation
-    meta_params: MetaParams
     queue: PriorityQueue
+    probabilities: np.ndarray
+    """The sampler's distribution over cells."""
+    examples: Example | None
     losses: np.ndarray
     """Of the latest evaluation, [tasks, inner steps + 1]."""
     metrics: Mapping[str, np.ndarray]
@@ -64,7 +64,7 @@ def draw_all(data: FigureData, folder: Path) -> list[Path]:
 
 
 def _label(grid: ParameterGrid, name: str) -> str:
-    unit = {"deg": "°", "": ""}.get(grid.axes[name].unit, grid.axes[name].unit)
+    unit = _UNITS.get(grid.axes[name].unit, grid.axes[name].unit)
     return f"{name} [{unit}]" if unit else name
 
 
@@ -73,13 +73,18 @@ def _views(grid: ParameterGrid) -> list[tuple[str, ...]]:
     return list(combinations(grid.names, 2)) or [grid.names]
 
 
-def _show(axes: Axes, grid: ParameterGrid, values: np.ndarray, view: tuple[str, ...], **style: Any) -> Any:
-    """Values over the grid as a heatmap over two of its axes (a line over one), averaged over the others."""
+def _marginal(grid: ParameterGrid, values: np.ndarray, view: tuple[str, ...]) -> np.ndarray:
+    """Mean over the axes that are not in view, of the values that are known; NaN where none is."""
     hidden = tuple(i for i, name in enumerate(grid.names) if name not in view)
     known = ~np.isnan(values.reshape(grid.shape))
     total = np.where(known, values.reshape(grid.shape), 0).sum(axis=hidden)
     count = known.sum(axis=hidden)
-    marginal = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _show(axes: Axes, grid: ParameterGrid, values: np.ndarray, view: tuple[str, ...], **style: Any) -> Any:
+    """Values over the grid as a heatmap over two of its axes (a line over one), averaged over the others."""
+    marginal = _marginal(grid, values, view)
     edges = [grid.axes[name].edges() for name in view]
     axes.set_xlabel(_label(grid, view[0]))
     if len(view) == 1:
@@ -92,13 +97,11 @@ def _show(axes: Axes, grid: ParameterGrid, values: np.ndarray, view: tuple[str, 
 
 def _queue(data: FigureData) -> Figure:
     grid = data.evaluation.learner.family.grid
-    sampler = data.evaluation.learner.sampler
-    step = data.metrics["step"][-1].astype(np.int32)
     rows = {
         "latest loss": np.asarray(data.queue.losses),
         "latest change of the loss": np.asarray(data.queue.deltas),
         "visits": np.asarray(data.queue.visits, float),
-        "probability × cells": np.asarray(sampler.probabilities(data.queue, step)) * grid.size,
+        "probability × cells": data.probabilities * grid.size,
     }
     views = _views(grid)
     figure = Figure(figsize=(4.2 * len(rows), 0.6 + 3.1 * len(views)), layout="constrained")
@@ -122,8 +125,9 @@ def _evaluation(data: FigureData) -> Figure:
     views = _views(grid)
     figure = Figure(figsize=(5.0 * (len(views) + 1), 4.2), layout="constrained")
     *maps, distribution = figure.subplots(1, len(views) + 1, squeeze=False)[0]
-    known = cells[np.isfinite(cells) & (cells > 0)]
-    norm = LogNorm(*np.quantile(known, [0, 1])) if known.size and known.min() < known.max() else Normalize()
+    known = np.concatenate([_marginal(grid, cells, view).ravel() for view in views])
+    known = known[known > 0]
+    norm = LogNorm(known.min(), known.max()) if known.size and known.min() < known.max() else Normalize()
     centres = np.stack(np.unravel_index(np.arange(grid.size), grid.shape), axis=1)
     marked = centres[diverged[:, k].reshape(-1, evaluation.draws).any(axis=1)]
     for axes, view in zip(maps, views, strict=True):
@@ -198,28 +202,20 @@ def _learning_curves(data: FigureData) -> Figure:
 
 def _regression(data: FigureData) -> Figure | None:
     """Target and network at a low, a middle and a high value of the first parameter, the others in the middle."""
-    learner = data.evaluation.learner
-    family = learner.family
-    if not isinstance(family, Regression):
+    examples = data.examples
+    if examples is None:
         return None
-    grid = family.grid
-    axis = grid.axes[grid.names[0]]
-    fractions = (0.1, 0.5, 0.9)
-    shown = [0, 1, data.evaluation.steps] if data.evaluation.steps > 1 else [0, 1][: data.evaluation.steps + 1]
-    x = np.linspace(family.x_low, family.x_high, 200, dtype=np.float32)
-    middle = np.asarray(grid.centres()).mean(axis=0)
-    low, high = (np.array([getattr(a, end) * a.scale for a in grid.axes.values()]) for end in ("low", "high"))
+    name, axis = next(iter(data.evaluation.grid.axes.items()))
+    steps = sorted({0, 1, data.evaluation.steps})
     figure = Figure(figsize=(13, 4.2), layout="constrained")
-    for axes, fraction in zip(figure.subplots(1, 3, sharey=True), fractions, strict=True):
-        task = np.array(middle, np.float32)
-        task[0] = low[0] + fraction * (high[0] - low[0])
-        support, predictions = _adapted_curves(learner, data.meta_params, task, x, data.evaluation)
-        axes.plot(x, family.target(family.parameters(task), x), color="black", linewidth=2, label="target")
-        axes.plot(*np.asarray(support)[..., 0], "^", color="black", markersize=6, label="support points")
-        for k, colour, line in zip(shown, COLOURS, (":", "--", "-"), strict=False):
-            axes.plot(x, predictions[k], line, color=colour, linewidth=1.8, label=f"after {k} steps")
-        unit = {"deg": "°"}.get(axis.unit, axis.unit)
-        axes.set_title(f"{grid.names[0]} {task[0] / axis.scale:.2f}{unit}", fontsize=10)
+    for i, axes in enumerate(figure.subplots(1, 3, sharey=True)):
+        axes.plot(examples.x[i], examples.target[i], color="black", linewidth=2, label="target")
+        support = examples.support
+        axes.plot(support.inputs[i], support.targets[i], "^", color="black", markersize=6, label="support points")
+        for k, colour, line in zip(steps, COLOURS, (":", "--", "-"), strict=False):
+            label = f"after {k} inner step{'' if k == 1 else 's'}"
+            axes.plot(examples.x[i], examples.predictions[i, k], line, color=colour, linewidth=1.8, label=label)
+        axes.set_title(f"{name} {examples.task[i, 0] / axis.scale:.2f}{_UNITS.get(axis.unit, axis.unit)}", fontsize=10)
         axes.set_xlabel("x")
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("y")
@@ -227,23 +223,5 @@ def _regression(data: FigureData) -> Figure | None:
     return figure
 
 
-def _adapted_curves(
-    learner: MetaLearner, meta_params: MetaParams, task: np.ndarray, x: np.ndarray, evaluation: Evaluation
-) -> tuple[Any, np.ndarray]:
-    """Support examples of a task, and the network's outputs at x after 0, 1, ... inner steps."""
-    key = jax.random.fold_in(jax.random.key(evaluation.seed), 0x66696773)  # figures have data of their own
-    support = learner.family.collect(key, task, lambda inputs: inputs, learner.shots)
-    curves = adaptation_path(
-        learner.adaptation,
-        meta_params,
-        learner.model,
-        lambda predict, _: learner.family.outcome(predict, support).loss,
-        key,
-        evaluation.steps,
-        observe=lambda params: learner.model.apply(params, x[:, None])[:, 0],
-    )
-    return support, np.asarray(curves)
-
-
 def _is_regression(data: FigureData) -> bool:
-    return isinstance(data.evaluation.learner.family, Regression)
+    return data.examples is not None

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, FiniteFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
 
-@dataclass(frozen=True, config=ConfigDict(strict=True))
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class Axis:
     """One task parameter: its range, cut into equal cells that cover it exactly.
 
@@ -138,7 +138,7 @@ class ParameterGrid:
 
     def _lerp(self, fraction: Float[Array, "tasks axes"]) -> Float[Array, "tasks axes"]:
         # Both ends weighted, so that fraction 1 gives `high` itself and nothing above it.
-        return self._low * (1 - fraction) + self._high * fraction
+        return jnp.asarray(self._low) * (1 - fraction) + jnp.asarray(self._high) * fraction
 
     def _position(self, tasks: Float[Array, "tasks axes"]) -> Float[Array, "tasks axes"]:
         return (tasks - self._low) / (self._high - self._low) * jnp.array(self.shape, jnp.float32)

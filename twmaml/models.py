@@ -32,6 +32,7 @@ class Dense(NamedTuple):
     bias: Float[Array, " outputs"]
 
     def __call__(self, inputs: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
+        """The layer's outputs."""
         return inputs @ self.weight + self.bias
 
 
@@ -49,6 +50,7 @@ class SteppedDense(NamedTuple):
     """Gradient of the loss by the layer's outputs, times minus the learning rate."""
 
     def __call__(self, inputs: Float[Array, "queries inputs"]) -> Float[Array, "queries outputs"]:
+        """The layer's outputs after the step."""
         return self.before(inputs) + _factored_product(inputs, self.layer_inputs, self.errors)
 
 
@@ -82,7 +84,7 @@ def _factored_product_backward(residuals: tuple[Array, Array, Array], ct: Array)
 _factored_product.defvjp(_factored_product_forward, _factored_product_backward)
 
 
-@dataclass(frozen=True, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True))
 class MLP:
     """A multilayer perceptron.
 

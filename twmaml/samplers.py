@@ -65,7 +65,7 @@ class Sampler(ABC):
         return Draw(tasks, cells, weights)
 
 
-@dataclass(frozen=True, config=ConfigDict(strict=True))
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class Uniform(Sampler):
     """p = 1/N: every cell alike; the queue is kept but not used."""
 
@@ -75,7 +75,7 @@ class Uniform(Sampler):
         return jnp.full(queue.losses.shape, 1 / queue.losses.size)
 
 
-@dataclass(frozen=True, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True))
 class EpsilonGreedy(Sampler):
     """p = ε/N + (1-ε)/M on the M cells of the largest loss, ε/N elsewhere.
 
@@ -94,7 +94,7 @@ class EpsilonGreedy(Sampler):
             raise ValueError(f"epsilon must be a number in [0, 1] or an optax schedule. Got {self.epsilon!r}")
         if callable(self.epsilon):
             steps = np.concatenate([[0], 2 ** np.arange(31)])  # schedules settle: powers of two meet every phase
-            values = np.array([float(self.epsilon(step)) for step in steps])
+            values = np.array([self.epsilon(step) for step in steps], float)
         else:
             values = np.array([self.epsilon], float)
         outside = values[~((values >= 0) & (values <= 1))]
@@ -123,7 +123,7 @@ class EpsilonGreedy(Sampler):
         return {"epsilon": jnp.asarray(self.schedule(step), jnp.float32)}
 
 
-@dataclass(frozen=True, config=ConfigDict(strict=True))
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class Proportional(Sampler):
     """p = (1-f) priority/Σpriority + f/N with uniform fraction f; weight (1/N)/p <= 1/f with `importance`.
 

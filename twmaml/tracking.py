@@ -158,12 +158,13 @@ class WandbRun:
             self._run = None
 
 
-def resolve_wandb_mode(mode: WandbMode) -> str:
+def resolve_wandb_mode(mode: WandbMode) -> Literal["online", "offline", "disabled"]:
     """What `auto` means here: WANDB_MODE if set, online if there is a key, otherwise offline."""
     if mode != "auto":
         return mode
-    if os.environ.get("WANDB_MODE") in ("online", "offline", "disabled"):
-        return os.environ["WANDB_MODE"]
+    for chosen in ("online", "offline", "disabled"):
+        if os.environ.get("WANDB_MODE") == chosen:
+            return chosen
     if os.environ.get("WANDB_API_KEY"):
         return "online"
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -33,7 +33,7 @@ from twmaml.configuration import (
     explain,
     help_text,
 )
-from twmaml.evaluation import TAILS, EvaluationTasks
+from twmaml.evaluation import TAILS, EvaluationTasks, Example
 from twmaml.grid import ParameterGrid
 from twmaml.priority_queue import visit_loss_correlation
 from twmaml.runner import NO_FAILURE, Chunk, RunState, over_runs, stack_runs, take_run
@@ -54,15 +54,19 @@ class Run:
     """The host side of the training of one seed: its folder, its files and how it stands."""
 
     seed: int
+    title: str
     folder: Path
     metrics: MetricsFile
     wandb: WandbRun
     latest: dict[str, float] = field(default_factory=dict)
     losses: np.ndarray | None = None
+    first_unadapted_loss: float = math.nan
+    step: int = 0
     status: str = "running"
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes one row to metrics.csv and to W&B."""
+        self.step = step
         self.latest |= metrics
         self.metrics.write(step, metrics)
         self.wandb.log(step, metrics)
@@ -74,6 +78,9 @@ class Programs:
 
     train: Any
     evaluate: Any
+    illustrate: Future[Any]
+    """What figures show besides: of one run's state the distribution over cells and the examples. Not needed
+    before training ends, so compiled while it goes on."""
 
 
 def run_job(cfg: DictConfig) -> float:
@@ -101,15 +108,17 @@ def run_job(cfg: DictConfig) -> float:
         terminal.start(*_describe(job, folder))
         states = jax.jit(lambda: stack_runs([job.learner.init(seed) for seed in settings.seeds]))()
         fixed = jax.jit(job.evaluation.tasks)()
-        with ThreadPoolExecutor() as pool:  # W&B, the compilers and matplotlib start side by side
-            trackers = [pool.submit(_open_run, cfg, job, *pair) for pair in zip(settings.seeds, folders, strict=True)]
-            programs = _compile(job, states, fixed, pool)
-            pool.submit(importlib.import_module, "twmaml.figures")
-            runs = [tracker.result() for tracker in trackers]
+        pool = stack.enter_context(ThreadPoolExecutor())  # W&B, the compilers and matplotlib start side by side
+        trackers = [pool.submit(_open_run, cfg, job, *pair) for pair in zip(settings.seeds, folders, strict=True)]
+        programs = _compile(job, states, fixed, pool)
+        pool.submit(importlib.import_module, "twmaml.figures")
+        runs = [tracker.result() for tracker in trackers]
         for run in runs:
             if run.wandb.mode == "offline":
                 terminal.say(f"W&B is offline here; to upload the run: {run.wandb.where}")
         _train(job, programs, states, fixed, runs, terminal, stopping)
+    if stopping:
+        terminal.say(f"interrupted after {runs[0].step:,} of {settings.steps:,} meta-steps")
     terminal.finish(_closing_table(job, runs), _closing_paths(folder, runs))
     failed = [run for run in runs if run.status.startswith("failed")]
     if failed:
@@ -131,6 +140,8 @@ def _train(
     """The loop: chunks of meta-steps, each ending where something is logged, evaluated or drawn."""
     settings = job.settings
     _evaluate(job, programs, states, fixed, runs, 0, {})
+    for run in runs:
+        run.first_unadapted_loss = run.latest["eval/loss_step_0"]
     terminal.update(0, _mean_metrics(runs))
     step, began, seconds = 0, time.perf_counter(), 0.0
     while step < settings.steps and not stopping and any(run.status == "running" for run in runs):
@@ -156,12 +167,12 @@ def _train(
         if settings.figures_every and step % settings.figures_every == 0 and step < settings.steps:
             for i, run in enumerate(runs):
                 if run.status == "running":
-                    _draw(job, take_run(states, i), run, step)
+                    _draw(job, programs, take_run(states, i), run)
     terminal.stage("drawing figures")
     for i, run in enumerate(runs):
         if run.status == "running":
             run.status = "interrupted" if step < settings.steps else "finished"
-            _close(job, take_run(states, i), run, step, seconds, time.perf_counter() - began)
+            _close(job, programs, take_run(states, i), run, seconds, time.perf_counter() - began)
 
 
 def _row(chunk: Chunk, states: RunState, run: int) -> dict[str, float]:
@@ -217,12 +228,12 @@ def _fail(
         run.losses = losses
         _save_evaluation(run.folder, failure, losses, np.asarray(fixed.tasks), job.evaluation.grid)
         run.log(failure, {**metrics, **job.evaluation.summarize(losses)})
-    run.status = f"failed: the loss of seed {run.seed} is not finite at meta-step {failure}: {_likely_cause(job, run)}"
+    run.status = f"failed: the loss of seed {run.seed} is not finite at meta-step {failure}: {_likely_cause(run)}"
     log.error(run.status)
-    _close(job, take_run(states, index), run, failure, math.nan, math.nan)
+    _close(job, programs, take_run(states, index), run, math.nan, math.nan)
 
 
-def _likely_cause(job: Job, run: Run) -> str:
+def _likely_cause(run: Run) -> str:
     """What a user should look at first."""
     largest = run.latest.get("weights/max", 1.0)
     if largest > 100:
@@ -230,42 +241,40 @@ def _likely_cause(job: Job, run: Run) -> str:
             f"importance weights reached {largest:.3g}, which a larger sampler.uniform_fraction bounds "
             "(weights are at most one over it)"
         )
-    diverged = run.latest.get("eval/diverged", 0.0)
-    if run.losses is not None and diverged > 0.05 * len(run.losses):
-        return (
-            f"adaptation diverges on {diverged:.0f} of {len(run.losses)} evaluation tasks; "
-            "lower adaptation.learning_rate"
-        )
-    return "the losses grew without bound; lower optimizer.learning_rate or adaptation.learning_rate"
+    before, after = run.first_unadapted_loss, run.latest.get("eval/loss_step_0", math.nan)
+    if not after < 100 * before:
+        return "the meta-update made the network explode; lower optimizer.learning_rate"
+    return "adapting to a task diverges; lower adaptation.learning_rate, or adaptation.steps"
 
 
-def _draw(job: Job, state: RunState, run: Run, step: int) -> list[Path]:
+def _draw(job: Job, programs: Programs, state: RunState, run: Run) -> None:
     """Draws the figures of a run and sends them to W&B."""
     from twmaml.figures import FigureData, draw_all  # noqa: PLC0415  matplotlib is imported while programs compile
 
+    probabilities, examples = jax.device_get(programs.illustrate.result()(state))
     data = FigureData(
-        title=f"{run.folder.name}, meta-step {step:,}",
+        title=f"{run.title}, meta-step {run.step:,}",
         evaluation=job.evaluation,
-        meta_params=state.meta_params,
-        queue=state.queue,
+        queue=jax.device_get(state.queue),
+        probabilities=probabilities,
+        examples=examples,
         losses=run.losses if run.losses is not None else np.zeros((0, job.evaluation.steps + 1)),
         metrics=read_metrics(run.folder / "metrics.csv"),
     )
     figures = draw_all(data, run.folder / "figures")
-    run.wandb.log_figures(step, figures)
-    return figures
+    run.wandb.log_figures(run.step, figures)
 
 
-def _close(job: Job, state: RunState, run: Run, step: int, seconds: float, wall: float) -> None:
+def _close(job: Job, programs: Programs, state: RunState, run: Run, seconds: float, wall: float) -> None:
     """Draws the last figures, writes summary.json and ends the W&B run."""
-    _draw(job, state, run, step)
+    _draw(job, programs, state, run)
     finished = run.status == "finished"
     summary = {
         "status": run.status,
         "seed": run.seed,
-        "step": step,
+        "step": run.step,
         "wall_seconds": round(wall, 3),
-        "meta_steps_per_second": round(step / seconds, 1) if seconds > 0 else math.nan,
+        "meta_steps_per_second": round(run.step / seconds, 1) if seconds > 0 else math.nan,
         **run.latest,
         "python": platform.python_version(),
         **{name: version(name) for name in ("twmaml", "jax", "jaxlib", "optax", "numpy", "hydra-core", "wandb")},
@@ -280,7 +289,16 @@ def _compile(job: Job, states: RunState, fixed: EvaluationTasks, pool: ThreadPoo
     train = over_runs(job.learner.train_chunk)
     evaluate = over_runs(job.evaluation.losses)
     pending = pool.submit(lambda: evaluate.lower(states.meta_params, fixed).compile())
-    return Programs(train=train.lower(states, jnp.int32(1)).compile(), evaluate=pending.result())
+    compiled = train.lower(states, jnp.int32(1)).compile()
+    return Programs(compiled, pending.result(), pool.submit(_compile_illustrate, job, states))
+
+
+def _compile_illustrate(job: Job, states: RunState) -> Any:
+    def illustrate(state: RunState) -> tuple[jax.Array, Example | None]:
+        p = job.learner.sampler.probabilities(state.queue, state.step)
+        return p, job.evaluation.examples(state.meta_params)
+
+    return jax.jit(illustrate).lower(take_run(states, 0)).compile()
 
 
 def _open_run(cfg: DictConfig, job: Job, seed: int, folder: Path) -> Run:
@@ -304,7 +322,8 @@ def _open_run(cfg: DictConfig, job: Job, seed: int, folder: Path) -> Run:
         tags=[choices["sampler"], choices["task"]],
         config={**settings, **parts, **choices, "seed": seed},
     )
-    return Run(seed, folder, MetricsFile(folder / "metrics.csv", columns), wandb_run)
+    title = f"{choices['sampler']} on {choices['task']}, seed {seed}"
+    return Run(seed, title, folder, MetricsFile(folder / "metrics.csv", columns), wandb_run)
 
 
 def _mean_metrics(runs: Sequence[Run]) -> dict[str, float]:
@@ -320,10 +339,10 @@ def _describe(job: Job, folder: Path) -> tuple[str, dict[str, str]]:
     cells = " × ".join(map(str, learner.family.grid.shape))
     weights = jax.eval_shape(learner.model.init, jax.random.key(0), learner.family.example_input)
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(weights))
-    return f"twmaml: {choices.sampler} on {choices.task}, seed {seeds}", {
+    return f"twmaml: {choices['sampler']} on {choices['task']}, seed {seeds}", {
         "tasks": f"{', '.join(axes)}; {cells} = {learner.family.grid.size:,} cells",
         "sampler": str(learner.sampler),
-        "model": f"{choices.model}, {count:,} weights; {learner.adaptation}",
+        "model": f"{choices['model']}, {count:,} weights; {learner.adaptation}",
         "training": f"{settings.steps:,} meta-steps of {settings.meta_batch} tasks, "
         f"{settings.shots} + {settings.queries} examples each",
         "evaluation": f"{job.evaluation.grid.size * job.evaluation.draws:,} fixed tasks every "
@@ -380,17 +399,48 @@ def main() -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(help_text())
         return
+    OmegaConf.register_new_resolver(
+        "seed_name", lambda seed: f"s{seed}" if not OmegaConf.is_list(seed) else f"{len(seed)}seeds", replace=True
+    )
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors arrive here instead of in Hydra's own report
     try:
-        hydra.main(version_base="1.3", config_path=configuration_folder(), config_name="train")(run_job)()
-    except KeyboardInterrupt:
-        sys.exit(130)
+        hydra.main(version_base="1.3", config_path=configuration_folder(), config_name="train")(_job)()
+    except _Reported as reported:
+        if wants_traceback:
+            raise reported.error from None
+        _exit_with(reported.error)
     except Exception as error:
-        line = str(error) if isinstance(error, TrainingFailedError) else explain(error)
-        if wants_traceback or line is None:
+        if wants_traceback:
             raise
-        sys.exit(f"twmaml: {line}")
+        _exit_with(error)
+
+
+class _Reported(BaseException):
+    """Carries the error of a single run past Hydra, which would print lines of its own about it."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+def _job(cfg: DictConfig) -> float:
+    """What Hydra runs. In a sweep an error must reach Hydra, so that the other jobs go on."""
+    try:
+        return run_job(cfg)
+    except BaseException as error:
+        if HydraConfig.get().mode == RunMode.RUN:
+            raise _Reported(error) from error
+        raise
+
+
+def _exit_with(error: BaseException) -> None:
+    """Ends the process with the one line that an expected error has, or with a traceback."""
+    if isinstance(error, KeyboardInterrupt):
+        sys.exit(130)
+    line = str(error) if isinstance(error, TrainingFailedError) else explain(error)
+    if line is None:
+        raise error
+    sys.exit(f"twmaml: {line}")
 
 
 if __name__ == "__main__":

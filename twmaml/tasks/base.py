@@ -25,11 +25,18 @@ class Outcome(NamedTuple):
 class TaskFamily(Protocol):
     """A distribution of tasks: its grid, its data, its loss."""
 
-    grid: ParameterGrid
     on_policy: bool
     """Whether data depends on the predictor and so is collected anew before each inner step."""
-    example_input: PyTree[Array]
-    """Inputs of one example, for the model to shape its weights."""
+
+    @property
+    def grid(self) -> ParameterGrid:
+        """The task-parameter space."""
+        ...
+
+    @property
+    def example_input(self) -> PyTree[Array]:
+        """Inputs of one example, for the model to shape its weights."""
+        ...
 
     def collect(self, key: Key[Array, ""], task: Float[Array, " axes"], predict: Predict, n: int) -> Any:
         """`n` examples of a task."""
@@ -95,5 +102,8 @@ class Regression:
 
     def outcome(self, predict: Predict, data: Examples) -> Outcome:
         """The mean squared error, as loss and as score."""
-        loss = jnp.mean((predict(data.inputs) - data.targets) ** 2)
+        predictions = predict(data.inputs)
+        if predictions.shape != data.targets.shape:  # broadcasting would hide it
+            raise ValueError(f"the network's outputs must have shape {data.targets.shape}. Got {predictions.shape}")
+        loss = jnp.mean((predictions - data.targets) ** 2)
         return Outcome(loss=loss, score=loss, metrics={})

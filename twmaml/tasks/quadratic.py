@@ -8,7 +8,7 @@ from twmaml.grid import Axis
 from twmaml.tasks.base import Regression
 
 
-@dataclass(frozen=True, config=ConfigDict(strict=True))
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class Quadratic(Regression):
     """y = a * x**2 + b * x + c.
 

@@ -9,7 +9,7 @@ from twmaml.grid import Axis
 from twmaml.tasks.base import Regression
 
 
-@dataclass(frozen=True, config=ConfigDict(strict=True))
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class Sinusoid(Regression):
     """y = amplitude * sin(frequency * x + phase).
 
