@@ -98,6 +98,15 @@ def configuration_folder() -> str:
     return str(installed if installed.is_dir() else package.parent / "conf")
 
 
+def register_resolvers() -> None:
+    """What conf/train.yaml uses to name a run's folder: `s0` for one seed, `3seeds` for a list."""
+
+    def seed_name(seed: Any) -> str:
+        return f"{len(seed)}seeds" if OmegaConf.is_list(seed) else f"s{seed}"
+
+    OmegaConf.register_new_resolver("seed_name", seed_name, replace=True)
+
+
 def build_job(cfg: DictConfig) -> Job:
     """Builds and checks everything that a configuration describes; nothing is compiled.
 

@@ -59,12 +59,8 @@ class Terminal:
         """Prints one line above the progress bar."""
         self.console.print(text, soft_wrap=True)
 
-    def stage(self, description: str) -> None:
-        """Names what is being done."""
-        self._progress.update(self._task, description=description)
-
-    def update(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Shows the step and the latest losses."""
+    def update(self, step: int, stage: str, metrics: Mapping[str, float]) -> None:
+        """Shows the step, what is being done and the latest losses."""
         now = time.perf_counter()
         if self._began is None:
             self._began = (now, step)
@@ -72,7 +68,7 @@ class Terminal:
         shown = {"train": "train/loss", "eval": "eval/loss"}
         losses = "  ".join(f"{label} {metrics[name]:.3f}" for label, name in shown.items() if name in metrics)
         rate = steps / seconds if steps else None
-        self._progress.update(self._task, completed=step, description="training", losses=losses, rate=rate)
+        self._progress.update(self._task, completed=step, description=stage, losses=losses, rate=rate)
 
     def finish(self, rows: Sequence[tuple[int, Mapping[str, float]]], paths: Mapping[str, str | Path]) -> None:
         """The closing table (one row an inner step) and where everything is."""

@@ -121,13 +121,9 @@ class WandbRun:
         self._run.define_metric("*", step_metric="step")
 
     @property
-    def where(self) -> str | None:
-        """How to see the run: its address when online, the command that uploads it when offline."""
-        if self._run is None:
-            return None
-        if self.mode == "offline":
-            return f"wandb sync {Path(self._run.dir).parent}"
-        return self._run.url
+    def url(self) -> str:
+        """Where to see an online run."""
+        return str(self._run.url) if self._run is not None else ""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Sends one row; values that are NaN are left out, as in metrics.csv."""

@@ -1,0 +1,252 @@
+"""The host's side of a job: chunks of the compiled loop, and between them what is logged, evaluated and drawn."""
+
+import importlib
+import logging
+import math
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from twmaml.evaluation import Evaluation, EvaluationTasks, Example
+from twmaml.grid import ParameterGrid
+from twmaml.priority_queue import visit_loss_correlation
+from twmaml.runner import NO_FAILURE, Chunk, MetaLearner, RunState, over_runs, stack_runs, take_run
+from twmaml.tracking import MetricsFile, WandbRun, read_metrics, write_json
+
+log = logging.getLogger(__name__)
+
+CORRELATION = "queue/visit_loss_correlation"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How far a session goes, and after how many meta-steps it does what; None for never."""
+
+    steps: int
+    log_every: int
+    evaluate_every: int
+    figures_every: int | None
+
+    def next_stop(self, step: int) -> int:
+        """The next meta-step at which the host has something to do."""
+        periods = [self.log_every, self.evaluate_every, self.figures_every]
+        return min([(step // period + 1) * period for period in periods if period] + [self.steps])
+
+    def evaluates_at(self, step: int) -> bool:
+        """Whether the evaluation runs after so many meta-steps."""
+        return step % self.evaluate_every == 0 or step == self.steps
+
+    def draws_at(self, step: int) -> bool:
+        """Whether figures are drawn there; the last ones are drawn in any case."""
+        return self.figures_every is not None and step % self.figures_every == 0 and step < self.steps
+
+
+@dataclass
+class Run:
+    """The training of one seed as the host sees it: its folder, its files and how it stands."""
+
+    seed: int
+    title: str
+    folder: Path
+    metrics: MetricsFile
+    wandb: WandbRun
+    latest: dict[str, float] = field(default_factory=dict)
+    losses: np.ndarray = field(default_factory=lambda: np.zeros((0, 1)))
+    first_unadapted_loss: float = math.nan
+    step: int = 0
+    status: str = "running"
+    """`running`, `finished`, `interrupted`, or the one line that says why it failed."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes one row to metrics.csv and to W&B."""
+        self.step = step
+        self.latest |= metrics
+        self.metrics.write(step, metrics)
+        self.wandb.log(step, metrics)
+
+
+class Session:
+    """Trains several runs as one program. Compiled on construction, so nothing compiles again later.
+
+    Args:
+        learner: what is trained.
+        evaluation: what it is judged by.
+        seeds: one run each.
+        executor: compiles in the background what is not needed at once.
+    """
+
+    def __init__(self, learner: MetaLearner, evaluation: Evaluation, seeds: Sequence[int], executor: Executor) -> None:
+        self.evaluation = evaluation
+        self.states: RunState = jax.jit(lambda: stack_runs([learner.init(seed) for seed in seeds]))()
+        self.fixed: EvaluationTasks = jax.jit(evaluation.tasks)()
+        train, evaluate = over_runs(learner.train_chunk), over_runs(evaluation.losses)
+        pending = executor.submit(lambda: evaluate.lower(self.states.meta_params, self.fixed).compile())
+        self._train = train.lower(self.states, jnp.int32(1)).compile()
+        self._evaluate = pending.result()
+        executor.submit(importlib.import_module, "twmaml.figures")
+        self._illustrate: Future[Any] = executor.submit(self._compile_illustrate)
+        self._seconds = 0.0
+        self._began = time.perf_counter()
+
+    def train(self, plan: Plan, runs: Sequence[Run], stopping: Sequence[Any], show: Callable[[str], None]) -> None:
+        """The loop. Ends with the plan, when every run has failed, or after the chunk in which `stopping` fills.
+
+        Args:
+            plan: what happens when.
+            runs: one for each seed, in their order.
+            stopping: ends the session once it is not empty.
+            show: told what is being done after each chunk.
+        """
+        step = 0
+        self._evaluate_and_log(runs, step, [{} for _ in runs])
+        for run in runs:
+            run.first_unadapted_loss = run.latest["eval/loss_step_0"]
+        show("training")
+        while step < plan.steps and not stopping:
+            stop = plan.next_stop(step)
+            began = time.perf_counter()
+            states, chunk = self._train(self.states, jnp.int32(stop - step))
+            chunk = jax.device_get(chunk)
+            self._seconds += time.perf_counter() - began
+            for i, run in enumerate(runs):
+                if run.status == "running" and chunk.first_failure[i] != NO_FAILURE:
+                    self._fail(run, i, step, int(chunk.first_failure[i]))
+            if all(run.status != "running" for run in runs):
+                return
+            self.states, step = states, stop
+            rows = [self._row(chunk, i) for i in range(len(runs))]
+            if plan.evaluates_at(step) or stopping:
+                self._evaluate_and_log(runs, step, rows)
+            else:
+                self._log(runs, step, rows)
+            show("training")
+            if plan.draws_at(step):
+                self._draw(runs)
+        show("drawing figures")
+        self._draw(runs)
+        for run in runs:
+            if run.status == "running":
+                run.status = "finished" if step == plan.steps else "interrupted"
+                self._close(run)
+
+    def _log(self, runs: Sequence[Run], step: int, rows: Sequence[Mapping[str, float]]) -> None:
+        for run, row in zip(runs, rows, strict=True):
+            if run.status == "running":
+                run.log(step, row)
+
+    def _evaluate_and_log(self, runs: Sequence[Run], step: int, rows: Sequence[Mapping[str, float]]) -> None:
+        losses = np.asarray(self._evaluate(self.states.meta_params, self.fixed))
+        tasks, grid = np.asarray(self.fixed.tasks), self.evaluation.grid
+        for run, of_run, row in zip(runs, losses, rows, strict=True):
+            if run.status == "running":
+                run.losses = of_run
+                _save_evaluation(run.folder, step, of_run, tasks, grid)
+                run.log(step, {**row, **self.evaluation.summarize(of_run)})
+
+    def _row(self, chunk: Chunk, run: int) -> dict[str, float]:
+        """What is logged of a chunk for one of its runs."""
+        queue = self.states.queue
+        metrics = {name: float(values[run]) for name, values in chunk.metrics.items()}
+        correlation = visit_loss_correlation(np.asarray(queue.losses[run]), np.asarray(queue.visits[run]))
+        return {**metrics, CORRELATION: correlation}
+
+    def _fail(self, run: Run, index: int, start: int, failure: int) -> None:
+        """Ends a run whose loss is not finite in this chunk: goes again to just before that step, and keeps that."""
+        healthy = self.states
+        if failure > start:
+            self.states, chunk = self._train(healthy, jnp.int32(failure - start))
+            losses = np.asarray(self._evaluate(self.states.meta_params, self.fixed))[index]
+            run.losses = losses
+            _save_evaluation(run.folder, failure, losses, np.asarray(self.fixed.tasks), self.evaluation.grid)
+            run.log(failure, {**self._row(jax.device_get(chunk), index), **self.evaluation.summarize(losses)})
+        self._draw_one(run, index)
+        run.status = f"the loss of seed {run.seed} is not finite at meta-step {failure}: {_likely_cause(run)}"
+        log.info(run.status)
+        self._close(run)
+        self.states = healthy
+
+    def _draw(self, runs: Sequence[Run]) -> None:
+        for i, run in enumerate(runs):
+            if run.status == "running":
+                self._draw_one(run, i)
+
+    def _draw_one(self, run: Run, index: int) -> None:
+        from twmaml.figures import FigureData, draw_all  # noqa: PLC0415  imported in the background by now
+
+        state = take_run(self.states, index)
+        probabilities, examples = jax.device_get(self._illustrate.result()(state))
+        data = FigureData(
+            title=f"{run.title}, meta-step {run.step:,}",
+            evaluation=self.evaluation,
+            queue=jax.device_get(state.queue),
+            probabilities=probabilities,
+            examples=examples,
+            losses=run.losses,
+            metrics=read_metrics(run.folder / "metrics.csv"),
+        )
+        run.wandb.log_figures(run.step, draw_all(data, run.folder / "figures"))
+
+    def _close(self, run: Run) -> None:
+        """Writes summary.json and ends the W&B run."""
+        finished = run.status == "finished"
+        packages = ("twmaml", "jax", "jaxlib", "optax", "numpy", "hydra-core", "wandb")
+        summary = {
+            "status": run.status if run.status in ("finished", "interrupted") else f"failed: {run.status}",
+            "seed": run.seed,
+            "step": run.step,
+            "wall_seconds": round(time.perf_counter() - self._began, 3),
+            "meta_steps_per_second": round(run.step / self._seconds, 1) if self._seconds > 0 else None,
+            **run.latest,
+            "python": platform.python_version(),
+            **{name: version(name) for name in packages},
+            "device": jax.devices()[0].device_kind,
+        }
+        write_json(run.folder / "summary.json", summary)
+        run.metrics.close()
+        run.wandb.finish(run.latest, exit_code=0 if finished else 1)
+
+    def _compile_illustrate(self) -> Any:
+        """Of one run's state what figures show besides: the distribution over cells and the examples."""
+
+        def illustrate(state: RunState) -> tuple[jax.Array, Example | None]:
+            p = self.evaluation.learner.sampler.probabilities(state.queue, state.step)
+            return p, self.evaluation.examples(state.meta_params)
+
+        return jax.jit(illustrate).lower(take_run(self.states, 0)).compile()
+
+
+def metric_names(learner: MetaLearner, evaluation: Evaluation) -> list[str]:
+    """The columns of metrics.csv besides the step."""
+    _, chunk = jax.eval_shape(lambda: learner.train_chunk(learner.init(0), jnp.int32(1)))
+    nothing = np.zeros((evaluation.grid.size * evaluation.draws, evaluation.steps + 1))
+    return [*chunk.metrics, CORRELATION, *evaluation.summarize(nothing)]
+
+
+def _save_evaluation(folder: Path, step: int, losses: np.ndarray, tasks: np.ndarray, grid: ParameterGrid) -> None:
+    """`evaluation/<step>.npz`: losses [tasks, inner steps + 1] and task parameters in their configured units."""
+    scale = np.array([axis.scale for axis in grid.axes.values()], np.float32)
+    units = [axis.unit for axis in grid.axes.values()]
+    partial = folder / "evaluation" / f".{step}.npz"
+    np.savez(partial, losses=losses, tasks=tasks / scale, names=grid.names, units=units, shape=grid.shape)
+    partial.rename(folder / "evaluation" / f"{step}.npz")
+
+
+def _likely_cause(run: Run) -> str:
+    """What a user should look at first."""
+    largest = run.latest.get("weights/max", 1.0)
+    if largest > 100:
+        return (
+            f"importance weights reached {largest:.3g}; a larger sampler.uniform_fraction bounds them (at one over it)"
+        )
+    if not run.latest["eval/loss_step_0"] < 100 * run.first_unadapted_loss:
+        return "the meta-update made the network explode; lower optimizer.learning_rate"
+    return "adapting to a task diverges; lower adaptation.learning_rate or adaptation.steps"
