@@ -1,8 +1,11 @@
 """Meta-trains one configuration: `python -m twmaml.train sampler=importance_delta task=sin3d`."""
 
+import hashlib
 import logging
 import math
 import os
+import platform
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -188,6 +191,21 @@ def _stop_on_interrupt() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, previous)
 
 
+def _keep_compiled_programs() -> None:
+    """Lets JAX keep what it compiles in the user's cache folder, which halves the start-up of the next run.
+
+    A folder for each kind of processor, because a home folder is often shared by machines of several kinds and
+    compiled programs are not. JAX_COMPILATION_CACHE_DIR, where it is set, decides instead (empty: no cache).
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        cpuinfo = Path("/proc/cpuinfo")
+        flags = re.search(r"^(flags|Features)\s*:.*$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
+        processor = hashlib.sha256((flags.group() if flags else platform.processor()).encode()).hexdigest()[:12]
+        jax.config.update("jax_compilation_cache_dir", str(home / "twmaml" / "jax" / processor))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
 class _Reported(BaseException):
     """Carries the error of a single run past Hydra, which would print lines of its own about it."""
 
@@ -221,6 +239,7 @@ def main() -> None:
         print(help_text())
         return
     register_resolvers()
+    _keep_compiled_programs()
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors arrive here instead of in Hydra's own report
     try:
