@@ -1,7 +1,7 @@
 """Speed of the main job, side by side with a plain loop: `python scripts/benchmark.py`.
 
 Pins itself to one core, runs both in turn in one process and prints the medians and the ratio of each pair of
-blocks: this is what to compare between two versions, because machines are noisy. The plain loop is what a careful user would
+blocks: this is what to compare between versions, as machines are noisy. The plain loop is what a careful user would
 write: one jitted gradient step, and sampling, task data and the queue in NumPy on the host.
 """
 

@@ -119,7 +119,7 @@ def build_job(cfg: DictConfig) -> Job:
         sampler=_build_part(cfg, "sampler", Sampler),
         model=_build_part(cfg, "model", Model),
         adaptation=_build_part(cfg, "adaptation", Adaptation),
-        optimizer=_build_part(cfg, "optimizer", optax.GradientTransformation),
+        optimizer=_build_optimizer(cfg),
         meta_batch=settings.meta_batch,
         shots=settings.shots,
         queries=settings.queries,
@@ -132,7 +132,7 @@ def build_job(cfg: DictConfig) -> Job:
         raise ConfigurationError(f"evaluation.cells={asked.cells}: {_one_line(error)}") from error
     evaluation = Evaluation(learner, grid, asked.steps, asked.draws, asked.queries, asked.seed)
     try:
-        jax.eval_shape(lambda seed: learner.meta_step(learner.init(seed)), jnp.uint32(0))
+        jax.eval_shape(lambda: learner.meta_step(learner.init(0)))
     except ValueError as error:
         raise ConfigurationError(f"task, model and adaptation do not fit together: {_one_line(error)}") from error
     return Job(settings, learner, evaluation)
@@ -166,6 +166,18 @@ def _build_part(cfg: DictConfig, key: str, protocol: Any) -> Any:
         name = f"twmaml's {protocol.__name__}" if protocol.__module__.startswith("twmaml") else protocol.__name__
         raise ConfigurationError(f"{key}._target_={cfg[key].get('_target_')}: does not make a {name}")
     return part
+
+
+def _build_optimizer(cfg: DictConfig) -> optax.GradientTransformation:
+    """Optax checks its arguments only when an optimiser is used, so it is used here once, on one weight."""
+    optimizer = _build_part(cfg, "optimizer", optax.GradientTransformation)
+    weight = jnp.zeros(1)
+    try:
+        jax.eval_shape(lambda: optimizer.update(weight, optimizer.init(weight), weight))
+    except (TypeError, ValueError) as error:
+        arguments = OmegaConf.to_container(cfg.optimizer, resolve=True)
+        raise ConfigurationError(f"optimizer={arguments}: {_one_line(error)}") from error
+    return optimizer
 
 
 def _explain_instantiation(error: InstantiationException, key: str) -> str:

@@ -116,7 +116,7 @@ class Session:
         step = 0
         self._evaluate_and_log(runs, step, [{} for _ in runs])
         for run in runs:
-            run.first_unadapted_loss = run.latest["eval/loss_step_0"]
+            run.first_unadapted_loss = float(np.median(run.losses[:, 0]))
         show("training")
         while step < plan.steps and not stopping:
             stop = plan.next_stop(step)
@@ -169,12 +169,14 @@ class Session:
     def _fail(self, run: Run, index: int, start: int, failure: int) -> None:
         """Ends a run whose loss is not finite in this chunk: goes again to just before that step, and keeps that."""
         healthy = self.states
+        row = None
         if failure > start:
             self.states, chunk = self._train(healthy, jnp.int32(failure - start))
-            losses = np.asarray(self._evaluate(self.states.meta_params, self.fixed))[index]
-            run.losses = losses
-            _save_evaluation(run.folder, failure, losses, np.asarray(self.fixed.tasks), self.evaluation.grid)
-            run.log(failure, {**self._row(jax.device_get(chunk), index), **self.evaluation.summarize(losses)})
+            row = self._row(jax.device_get(chunk), index)
+        run.losses = np.asarray(self._evaluate(self.states.meta_params, self.fixed))[index]
+        _save_evaluation(run.folder, failure, run.losses, np.asarray(self.fixed.tasks), self.evaluation.grid)
+        if row is not None:  # otherwise the row of this step is written already
+            run.log(failure, {**row, **self.evaluation.summarize(run.losses)})
         self._draw_one(run, index)
         run.status = f"the loss of seed {run.seed} is not finite at meta-step {failure}: {_likely_cause(run)}"
         log.info(run.status)
@@ -254,6 +256,6 @@ def _likely_cause(run: Run) -> str:
         return (
             f"importance weights reached {largest:.3g}; a larger sampler.uniform_fraction bounds them (at one over it)"
         )
-    if not run.latest["eval/loss_step_0"] < 100 * run.first_unadapted_loss:
+    if not np.median(run.losses[:, 0]) < 100 * run.first_unadapted_loss:
         return "the meta-update made the network explode; lower optimizer.learning_rate"
     return "adapting to a task diverges; lower adaptation.learning_rate or adaptation.steps"

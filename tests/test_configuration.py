@@ -1,0 +1,136 @@
+from pathlib import Path
+
+import hydra
+import pytest
+from hydra.core.hydra_config import HydraConfig
+
+from twmaml.configuration import (
+    ConfigurationError,
+    build_job,
+    configuration_folder,
+    explain,
+    help_text,
+    register_resolvers,
+)
+from twmaml.samplers import EpsilonGreedy, Proportional
+
+CONF = Path(configuration_folder())
+GROUPS = ("task", "sampler", "model", "adaptation", "experiment")
+CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+
+
+def build(*overrides):
+    register_resolvers()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return build_job(hydra.compose("train", list(overrides)))
+
+
+def mistake(*overrides):
+    """The one line that a user sees."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011  what it may be is what `explain` knows
+        build(*overrides)
+    line = explain(caught.value)
+    assert line is not None, caught.value
+    assert "\n" not in line
+    return line
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_every_file_composes_and_builds(group, choice):
+    build(f"{group}={choice}")
+
+
+@pytest.mark.parametrize("sampler", [choice for group, choice in CHOICES if group == "sampler"])
+@pytest.mark.parametrize("experiment", [choice for group, choice in CHOICES if group == "experiment"])
+def test_every_experiment_goes_with_every_sampler(experiment, sampler):
+    build(f"experiment={experiment}", f"sampler={sampler}")
+
+
+def test_the_defaults_are_the_predecessors_sinusoids():
+    job = build()
+    grid = job.learner.family.grid
+    assert (grid.shape, job.evaluation.grid.shape) == ((49, 36), (25, 18))
+    assert [(a.low, a.high, a.unit) for a in grid.axes.values()] == [(0.1, 5.0, ""), (0.0, 180.0, "deg")]
+    assert build("task=sin3d").learner.family.grid.shape == (49, 36, 8)
+    assert build("task=sin3d").evaluation.grid.shape == (25, 18, 8)
+    assert build("task=quadratic").learner.family.grid.names == ("a", "b", "c")
+
+
+def test_the_predecessor_has_no_floor_and_its_own_epsilon():
+    sampler = build("experiment=predecessor", "sampler=weighted").learner.sampler
+    assert isinstance(sampler, Proportional)
+    assert sampler.uniform_fraction == 0
+    sampler = build("experiment=predecessor", "sampler=epsilon_greedy").learner.sampler
+    assert isinstance(sampler, EpsilonGreedy)
+    epsilons = [float(sampler.schedule(step)) for step in (0, 10_000, 30_000, 50_000)]
+    assert epsilons == pytest.approx([1, 1, 0.95, 0.9])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["sampler=weigthed"], "sampler=weigthed: must be one of delta, "),
+        (["sampler=weigthed"], "did you mean weighted?"),
+        (["stps=3"], "stps: there is no such key; did you mean steps?"),
+        (["+foo=3"], "foo: there is no such key"),
+        (["+model.bias=3"], "model.bias: there is no such key"),
+        (["evaluation.evry=3"], "did you mean evaluation.every?"),
+        (["steps=abc"], "steps=abc: must be a valid integer"),
+        (["steps=1.5"], "steps=1.5: must be a valid integer"),
+        (["steps=-1"], "steps=-1: must be greater than or equal to 1"),
+        (["steps=null"], "steps=None: must be a valid integer"),
+        (["meta_batch=0"], "meta_batch=0: must be greater than 0"),
+        (["seed=-1"], "seed=-1"),
+        (["seed=[]"], "seed"),
+        (["seed=[1,1]"], "seed=[1, 1]: a seed may be listed only once"),
+        (["evaluation.every=0"], "evaluation.every=0: must be greater than 0"),
+        (["evaluation.cells=[3]"], "evaluation.cells=[3]: needs one number for each of the axes amplitude, phase"),
+        (["task.amplitude.low=6.0"], "task.amplitude.low must be less than high. Got low=6.0, high=5.0"),
+        (["task.amplitude.cells=0"], "task.amplitude.cells=0: must be greater than 0"),
+        (["task.amplitude=abc"], "task.amplitude=abc: must be"),
+        (["task.amplitude=1.0", "task.phase=0.0"], "task: at least one task parameter must be an axis"),
+        (["task.x_low=9.0"], "task.x_low must be less than x_high"),
+        (["sampler=epsilon_greedy", "epsilon=1.5"], "sampler.epsilon must lie in [0, 1]. Got 1.5"),
+        (["sampler=epsilon_greedy", "sampler.epsilon=-0.1"], "sampler.epsilon must lie in [0, 1]. Got -0.1"),
+        (["sampler=epsilon_greedy", "epsilon.end_value=-0.5"], "sampler.epsilon must lie in [0, 1]"),
+        (["sampler=weighted", "uniform_fraction=2"], "sampler.uniform_fraction=2: must be less than or equal to 1"),
+        (["sampler=delta", "sampler.signal=loss"], "sampler.signal=loss: must be 'losses' or 'deltas'"),
+        (["sampler=weighted", "sampler.initial=0"], "sampler.initial=0"),
+        (["adaptation.learning_rate=fast"], "adaptation.learning_rate=fast: must be a valid number"),
+        (["model._target_=twmaml.models.Nope"], "model._target_=twmaml.models.Nope: there is nothing of that name"),
+        (["model.activation=rellu"], "model.activation=rellu: must be 'relu', "),
+        (["model._target_=twmaml.grid.Axis"], "model"),
+        (["optimizer._target_=optax.sgdd"], "optimizer._target_=optax.sgdd: there is nothing of that name"),
+        (["optimizer.learning_rate=abc"], "optimizer"),
+        (["model.outputs=2"], "do not fit together: the network's outputs must have shape (10, 1). Got (10, 2)"),
+        (["wandb.mode=on"], "wandb.mode=on: must be 'auto', 'online', 'offline' or 'disabled'"),
+        (["steps=${nope}"], "nope"),
+        (["experiment=nope"], "experiment=nope: must be one of maml_sine, predecessor"),
+    ],
+)
+def test_a_mistake_ends_in_one_line_that_names_the_key(overrides, line):
+    assert line in mistake(*overrides)
+
+
+def test_what_is_not_the_users_mistake_is_not_explained():
+    assert explain(RuntimeError("a bug")) is None
+    assert explain(ConfigurationError("a key")) == "a key"
+    assert explain(FileNotFoundError(2, "No such file or directory", "/x")) == (
+        "cannot write to /x: No such file or directory"
+    )
+
+
+def test_help_names_every_choice_and_every_key_with_a_line_on_each():
+    lines = help_text().splitlines()
+    for group, choice in CHOICES:
+        described = [line for line in lines if line[4:].split(" ")[0] == choice and len(line.split()) > 2]
+        assert described, (group, choice)
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose("train", return_hydra_config=False)
+    assert not HydraConfig.initialized()
+    own = [key for key in cfg if key not in GROUPS]
+    nested = [f"{key}.{name}" for key in ("evaluation", "wandb") for name in cfg[key]]
+    for key in [k for k in own if k not in ("evaluation", "wandb")] + nested:
+        matching = [line for line in lines if line.strip().split(" ")[0].split("=")[0] == key]
+        assert matching, key
+        assert len(matching[0].split()) > 2, key

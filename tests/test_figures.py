@@ -1,0 +1,65 @@
+import jax
+import jax.numpy as jnp
+import matplotlib.image
+import numpy as np
+import pytest
+
+from twmaml.evaluation import Evaluation
+from twmaml.figures import FigureData, draw_all
+from twmaml.grid import Axis
+from twmaml.tasks.quadratic import Quadratic
+from twmaml.tasks.sinusoid import Sinusoid
+
+AXES = [Axis(0.5, 4.5, 4), Axis(0.0, 180.0, 5, "deg"), Axis(0.5, 2.0, 3)]
+FAMILIES = {
+    "1-D": Sinusoid(AXES[0], 0.0, 1.0, -5.0, 5.0),
+    "2-D": Sinusoid(AXES[0], AXES[1], 1.0, -5.0, 5.0),
+    "3-D": Sinusoid(AXES[0], AXES[1], AXES[2], -5.0, 5.0),
+    "quadratic": Quadratic(AXES[0], 1.0, AXES[2], -2.0, 2.0),
+}
+
+
+def figure_data(make_learner, family, losses=None, steps=10):
+    learner = make_learner(family=family)
+    evaluation = Evaluation(learner, family.grid, steps, 1, 5)
+    state, chunk = jax.jit(learner.train_chunk)(learner.init(0), jnp.int32(5))
+    if losses is None:
+        losses = np.asarray(jax.jit(evaluation.losses)(state.meta_params, evaluation.tasks()))
+    rows = [{}, {**chunk.metrics, **evaluation.summarize(losses)}]
+    names = set(rows[1])
+    metrics = {name: np.array([float(row.get(name, np.nan)) for row in rows]) for name in names}
+    return FigureData(
+        title="test",
+        evaluation=evaluation,
+        queue=jax.device_get(state.queue),
+        probabilities=np.asarray(learner.sampler.probabilities(state.queue, state.step)),
+        examples=jax.device_get(jax.jit(evaluation.examples)(state.meta_params)),
+        losses=losses,
+        metrics={**metrics, "step": np.array([0.0, 5.0])},
+    )
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_figure_is_drawn(name, make_learner, tmp_path, caplog):
+    drawn = draw_all(figure_data(make_learner, FAMILIES[name]), tmp_path)
+    assert not caplog.records
+    assert [path.stem for path in drawn] == ["queue", "evaluation", "adaptation", "learning_curves", "regression"]
+    for path in drawn:
+        assert np.ptp(matplotlib.image.imread(path)[..., :3]) > 0.5  # something is on it
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan, 0.0])
+def test_losses_that_diverged_or_vanished_can_be_drawn(value, make_learner, tmp_path, caplog):
+    losses = np.full((20, 11), value)
+    losses[:, 0] = 1.0
+    drawn = draw_all(figure_data(make_learner, FAMILIES["2-D"], losses), tmp_path)
+    assert not caplog.records
+    assert len(drawn) == 5
+
+
+def test_a_figure_that_fails_is_logged_and_the_others_are_drawn(make_learner, tmp_path, caplog):
+    data = figure_data(make_learner, FAMILIES["2-D"])
+    broken = FigureData(**{**vars(data), "probabilities": np.zeros(3)})
+    drawn = draw_all(broken, tmp_path)
+    assert [path.stem for path in drawn] == ["evaluation", "adaptation", "learning_curves", "regression"]
+    assert [record.getMessage() for record in caplog.records] == ["The figure queue could not be drawn"]

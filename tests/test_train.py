@@ -1,0 +1,277 @@
+"""The command line itself, as a user calls it."""
+
+import importlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from twmaml.tracking import read_metrics
+
+ROOT = Path(__file__).parent.parent
+SMALL = [
+    "steps=60",
+    "log_every=20",
+    "evaluation.every=40",
+    "evaluation.cells=[4,3]",
+    "evaluation.steps=5",
+    "model.widths=[8]",
+    "task.amplitude.cells=5",
+    "task.phase.cells=4",
+    "meta_batch=4",
+]
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "HYDRA_", "JAX_"))}
+    home = tmp_path_factory.mktemp("home")  # no login, no cache of another run
+    return {**kept, "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"), "NETRC": str(home / "netrc")}
+
+
+@pytest.fixture
+def train(tmp_path, environment):
+    def run(*overrides, wandb="disabled", small=True, **arguments):
+        command = [sys.executable, "-m", "twmaml.train", *overrides, f"wandb.mode={wandb}", *(SMALL if small else [])]
+        return subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+            **arguments,
+        )
+
+    return run
+
+
+def succeed(process):
+    assert process.returncode == 0, process.stderr
+    return process
+
+
+def test_a_run_leaves_what_was_promised(train, tmp_path):
+    output = succeed(train("sampler=importance_delta", wandb="auto")).stdout
+    (folder,) = tmp_path.glob("outputs/*/*")
+    assert re.fullmatch(r"\d\d-\d\d-\d\d_importance_delta-sin2d-s0", folder.name)
+    assert {p.name for p in folder.iterdir()} == {
+        ".hydra",
+        "train.log",
+        "metrics.csv",
+        "evaluation",
+        "figures",
+        "summary.json",
+        "wandb",
+    }
+    metrics = read_metrics(folder / "metrics.csv")
+    np.testing.assert_array_equal(metrics["step"], [0, 20, 40, 60])
+    promised = ["train/loss", "train/loss_std", "weights/max", "weights/effective_sample_size"]
+    promised += [f"queue/{n}" for n in ("mean", "std", "entropy", "coverage", "visit_loss_correlation")]
+    promised += ["eval/loss", "eval/std", "eval/worst", "eval/cvar_10", "eval/cvar_30", "eval/diverged"]
+    promised += [f"eval/{n}_step_{k}" for n in ("loss", "std", "worst", "cvar_10", "cvar_30") for k in (0, 1, 5)]
+    assert set(promised) <= set(metrics)
+    assert list(np.isfinite(metrics["train/loss"])) == [False, True, True, True]
+    assert list(np.isfinite(metrics["eval/loss"])) == [True, False, True, True]
+    assert {p.stem for p in (folder / "figures").iterdir()} == {
+        "queue",
+        "evaluation",
+        "adaptation",
+        "learning_curves",
+        "regression",
+    }
+    assert {p.name for p in (folder / "evaluation").iterdir()} == {"0.npz", "40.npz", "60.npz"}
+    with np.load(folder / "evaluation" / "60.npz") as saved:
+        assert saved["losses"].shape == (12, 6)
+        assert saved["tasks"].shape == (12, 2)
+        assert list(saved["names"]) == ["amplitude", "phase"]
+        assert 0 < saved["tasks"][:, 1].max() < 180  # degrees, as configured
+        np.testing.assert_allclose(saved["losses"][:, 5].mean(), metrics["eval/loss"][-1], rtol=1e-6)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["status"], summary["step"], summary["seed"]) == ("finished", 60, 0)
+    assert summary["eval/loss"] == pytest.approx(metrics["eval/loss"][-1])
+    assert {"wall_seconds", "meta_steps_per_second", "twmaml", "jax", "python"} <= set(summary)
+    lines = output.splitlines()
+    assert len(lines) < 10  # no terminal, no fuss
+    assert f"wandb sync outputs/{folder.parent.name}/{folder.name}/wandb/offline-run-*" in output
+    _check_wandb(folder)
+
+
+def _check_wandb(folder):
+    """Reads the offline run back from its log: configuration, every row, every figure."""
+    protocol: Any = importlib.import_module("wandb.proto.wandb_internal_pb2")
+    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    config, history, exit_code = {}, [], None
+    for data in _leveldb_records(path.read_bytes()):
+        record = protocol.Record()
+        record.ParseFromString(data)
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
+        elif kind == "history":
+            items = record.history.item
+            history.append({i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items})
+        elif kind == "exit":
+            exit_code = record.exit.exit_code
+    assert (config["sampler"], config["task"], config["seed"]) == ("importance_delta", "sin2d", 0)
+    assert config["sampler_config"]["uniform_fraction"] == 0.1
+    metrics = read_metrics(folder / "metrics.csv")
+    for name in ("train/loss", "eval/loss", "queue/mean"):
+        logged = [(row["step"], row[name]) for row in history if name in row]
+        known = np.isfinite(metrics[name])
+        np.testing.assert_allclose(logged, np.stack([metrics["step"], metrics[name]], axis=1)[known], rtol=1e-6)
+    drawn = {key.split("/")[1] for row in history for key in row if key.startswith("figures/")}
+    assert drawn == {path.stem for path in (folder / "figures").iterdir()}
+    assert exit_code == 0
+
+
+def _leveldb_records(content):
+    """The records of W&B's file: LevelDB's log format after a header of 7 bytes, in blocks of 32 KiB."""
+    position, parts = 7, []
+    while position + 7 <= len(content):
+        left_in_block = 32768 - position % 32768
+        if left_in_block < 7:
+            position += left_in_block
+            continue
+        length = int.from_bytes(content[position + 4 : position + 6], "little")
+        kind = content[position + 6]
+        parts.append(content[position + 7 : position + 7 + length])
+        position += 7 + length
+        if kind in (1, 4):  # whole, or last
+            yield b"".join(parts)
+            parts = []
+
+
+def test_the_same_seed_gives_the_same_file_and_another_seed_another_one(train, tmp_path):
+    for name, overrides in {"a": ["seed=3"], "b": ["seed=3"], "c": ["seed=4"]}.items():
+        succeed(train("sampler=importance", f"hydra.run.dir={name}", *overrides))
+    a, b, c = ((tmp_path / name / "metrics.csv").read_bytes() for name in "abc")
+    assert a == b
+    first, other = read_metrics(tmp_path / "a/metrics.csv"), read_metrics(tmp_path / "c/metrics.csv")
+    assert first["eval/loss_step_0"][0] != other["eval/loss_step_0"][0]  # another network before the first step
+    assert c != a
+
+
+def test_a_list_of_seeds_is_one_folder_each_and_equals_single_runs(train, tmp_path):
+    succeed(train("seed=[0,5]", "hydra.run.dir=both"))
+    succeed(train("seed=5", "hydra.run.dir=alone"))
+    together, alone = (read_metrics(tmp_path / path / "metrics.csv") for path in ("both/seed_5", "alone"))
+    assert set(together) == set(alone)
+    for name, values in alone.items():
+        np.testing.assert_allclose(together[name], values, rtol=1e-3, atol=1e-5, err_msg=name)
+    names = {p.name for p in (tmp_path / "alone").iterdir()} - {".hydra", "train.log"}
+    assert {p.name for p in (tmp_path / "both/seed_0").iterdir()} == names
+
+
+def test_logging_does_not_change_the_training(train, tmp_path):
+    succeed(train("hydra.run.dir=often", "log_every=7"))
+    succeed(train("hydra.run.dir=seldom", "log_every=60", "figures_every=30"))
+    often, seldom = (read_metrics(tmp_path / name / "metrics.csv") for name in ("often", "seldom"))
+    assert often["eval/loss"][-1] == seldom["eval/loss"][-1]
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("sampler=nope", "twmaml: sampler=nope: must be one of delta, epsilon_greedy, "),
+        ("steps=-1", "twmaml: steps=-1: must be greater than or equal to 1\n"),
+        ("hydra.run.dir=a_file/x", "twmaml: cannot write to a_file/x: Not a directory\n"),
+        ("model._target_=no.such.Network", "twmaml: model._target_=no.such.Network: there is nothing of that name"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_1_in_six_seconds(override, line, train, tmp_path):
+    (tmp_path / "a_file").touch()
+    began = time.perf_counter()
+    process = train(override, small=False)
+    assert process.returncode == 1
+    assert process.stderr.startswith(line)
+    assert process.stderr.count("\n") == 1
+    assert process.stdout == ""
+    assert time.perf_counter() - began < 6
+
+
+def test_a_folder_that_holds_a_run_is_not_written_to(train, tmp_path):
+    succeed(train("hydra.run.dir=x"))
+    before = (tmp_path / "x/metrics.csv").read_bytes()
+    process = train("hydra.run.dir=x")
+    assert process.returncode == 1
+    assert "already holds a run" in process.stderr
+    assert (tmp_path / "x/metrics.csv").read_bytes() == before
+
+
+def test_a_loss_that_explodes_names_the_step_and_the_cause_and_keeps_everything(train, tmp_path):
+    process = train("optimizer.learning_rate=1e20", "hydra.run.dir=x", "log_every=1", wandb="offline")
+    assert process.returncode == 1
+    match = re.search(r"not finite at meta-step (\d+): .*lower optimizer.learning_rate", process.stderr)
+    assert match
+    assert process.stderr.count("\n") == 1
+    failure = int(match.group(1))
+    metrics = read_metrics(tmp_path / "x/metrics.csv")
+    np.testing.assert_array_equal(metrics["step"], np.arange(failure + 1))
+    assert np.isfinite(metrics["train/loss"][1:]).all()
+    summary = json.loads((tmp_path / "x/summary.json").read_text())
+    assert summary["status"].startswith("failed: ")
+    assert len(list((tmp_path / "x/figures").iterdir())) == 5
+
+
+def test_ctrl_c_leaves_everything_usable(train, tmp_path, environment):
+    command = [
+        sys.executable,
+        "-m",
+        "twmaml.train",
+        "wandb.mode=disabled",
+        *SMALL,
+        "steps=100000000",
+        "hydra.run.dir=x",
+    ]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    metrics = tmp_path / "x/metrics.csv"
+    deadline = time.time() + 120
+    while time.time() < deadline and (not metrics.exists() or metrics.read_text().count("\n") < 5):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "interrupted after" in output.decode()
+    read = read_metrics(metrics)
+    assert np.isfinite(read["eval/loss"][-1])
+    assert json.loads((tmp_path / "x/summary.json").read_text())["status"] == "interrupted"
+    assert len(list((tmp_path / "x/figures").iterdir())) == 5
+
+
+def test_help_teaches_without_starting_anything(train, tmp_path):
+    output = succeed(train("--help", small=False)).stdout
+    assert "sampler=importance_delta task=sin3d" in output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_basic_sweep_runs_every_job(train, tmp_path):
+    succeed(train("--multirun", "sampler=uniform,weighted", "seed=0,1", "hydra.sweep.dir=sweep"))
+    folders = sorted(p.name for p in (tmp_path / "sweep").iterdir() if p.is_dir())
+    assert folders == ["0", "1", "2", "3"]
+    for name in folders:
+        assert json.loads((tmp_path / "sweep" / name / "summary.json").read_text())["status"] == "finished"
+
+
+def test_a_built_wheel_works_from_any_directory(tmp_path, environment):
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
+    subprocess.run([*build, str(ROOT)], check=True, env=environment, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(tmp_path / "site")]
+    subprocess.run([*install, str(wheel)], check=True, env=environment, capture_output=True)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    code = "import sys, twmaml.train; assert sys.argv.pop() in twmaml.train.__file__; twmaml.train.main()"
+    command = [sys.executable, "-c", code, "wandb.mode=disabled", *SMALL, str(tmp_path / "site")]
+    environment = {**environment, "PYTHONPATH": str(tmp_path / "site")}
+    succeed(subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False))
+    assert list(elsewhere.glob("outputs/*/*/summary.json"))
