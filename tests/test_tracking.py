@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import twmaml.tracking
 from twmaml.tracking import MetricsFile, WandbRun, format_number, read_metrics, resolve_wandb_mode, write_json
 
 
@@ -72,3 +73,16 @@ def test_a_failure_of_wandb_costs_only_its_own_data(tmp_path, clean_environment,
     run.finish({"a": 1.0}, exit_code=0)
     messages = [r.getMessage() for r in caplog.records]
     assert messages == ["W&B failed (the server is gone); the run goes on without it"]
+
+
+def test_a_server_out_of_reach_makes_the_run_an_offline_one(tmp_path, clean_environment, monkeypatch, caplog):
+    monkeypatch.setattr(twmaml.tracking, "INIT_TIMEOUT", 2.0)
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # the discard port: nobody listens
+    run = WandbRun(tmp_path, mode="auto", project="p", group=None, name="n", tags=[], config={"seed": 0})
+    assert run.mode == "offline"
+    run.log(1, {"a": 1.0})
+    run.finish({"a": 1.0}, exit_code=0)
+    (saved,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    assert saved.stat().st_size > 500
+    assert "could not be reached" in caplog.text

@@ -38,7 +38,7 @@ class Terminal:
             disable=not self.console.is_terminal,
             transient=True,
         )
-        self._task = self._progress.add_task("compiling", total=steps, rate=None, losses="")
+        self._task = self._progress.add_task("compiling, starting W&B", total=steps, rate=None, losses="")
         self._began: tuple[float, int] | None = None
 
     def __enter__(self) -> "Terminal":

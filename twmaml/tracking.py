@@ -15,6 +15,9 @@ import numpy as np
 
 log = logging.getLogger(__name__)
 
+INIT_TIMEOUT = 20.0
+"""Seconds that W&B has to start a run online before it is kept offline instead."""
+
 WandbMode = Literal["auto", "online", "offline", "disabled"]
 
 
@@ -108,7 +111,7 @@ class WandbRun:
             "job_type": "train",
             "reinit": "create_new",
         }
-        quiet = {"console": "off", "x_disable_stats": True, "silent": True, "init_timeout": 30}
+        quiet = {"console": "off", "x_disable_stats": True, "silent": True, "init_timeout": INIT_TIMEOUT}
         try:
             self._run = wandb.init(mode=self.mode, settings=wandb.Settings(**quiet), **arguments)
         except wandb.Error as error:
