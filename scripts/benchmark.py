@@ -23,7 +23,7 @@ import optax
 from omegaconf import DictConfig
 
 from twmaml.configuration import Job, build_job, configuration_folder
-from twmaml.runner import over_runs, stack_runs
+from twmaml.runner import over_runs, shard_runs, stack_runs
 
 Block = Callable[[int], None]
 """Runs so many meta-steps and returns when they are done."""
@@ -93,7 +93,7 @@ def plain_loop(job: Job) -> Block:
 
 def compiled_loop(job: Job) -> Block:
     """twmaml's own: chunks of meta-steps as one program."""
-    train = over_runs(job.learner.train_chunk)
+    train = over_runs(job.learner.train_chunk, shard_runs(1))
     carried = stack_runs([job.learner.init(0)])
 
     def block(steps: int) -> None:
@@ -123,7 +123,7 @@ def compare(job: Job, blocks: int, steps: int) -> None:
 
 def time_evaluation(job: Job, repeats: int) -> None:
     """Milliseconds of one evaluation, after compilation."""
-    evaluate = over_runs(job.evaluation.losses)
+    evaluate = over_runs(job.evaluation.losses, shard_runs(1))
     meta_params = stack_runs([job.learner.init(0)]).meta_params
     fixed = job.evaluation.tasks()
     jax.block_until_ready(evaluate(meta_params, fixed))

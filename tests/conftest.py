@@ -12,6 +12,8 @@ from twmaml.runner import MetaLearner
 from twmaml.samplers import EpsilonGreedy, Proportional, Uniform
 from twmaml.tasks.sinusoid import Sinusoid
 
+jax.config.update("jax_num_cpu_devices", 2)  # so that tests of several runs are also tests of several devices
+
 settings.register_profile("twmaml", deadline=None, max_examples=25)  # a first example compiles
 settings.load_profile("twmaml")
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twmaml.evaluation import Evaluation, cell_means, cvar, diverged_tasks
-from twmaml.runner import over_runs, stack_runs
+from twmaml.runner import over_runs, shard_runs, stack_runs
 from twmaml.samplers import Proportional
 
 losses_lists = st.lists(st.floats(0, 1e3), min_size=1, max_size=40)
@@ -54,7 +54,7 @@ def test_tasks_and_data_are_the_same_for_every_sampler_and_run(make_learner, eva
         raw = [jax.random.key_data(a) if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else a for a in (first, second)]
         np.testing.assert_array_equal(raw[0], raw[1])
     params = stack_runs([evaluation.learner.init(0).meta_params] * 2)
-    losses = over_runs(evaluation.losses)(params, evaluation.tasks())
+    losses = over_runs(evaluation.losses, shard_runs(2))(params, evaluation.tasks())
     np.testing.assert_array_equal(losses[0], losses[1])
 
 

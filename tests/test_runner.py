@@ -7,7 +7,7 @@ from scipy import stats
 
 from tests.conftest import SAMPLERS, assert_trees_equal
 from twmaml.adaptation import MAML
-from twmaml.runner import NO_FAILURE, over_runs, stack_runs, take_run
+from twmaml.runner import NO_FAILURE, over_runs, shard_runs, stack_runs
 from twmaml.samplers import EpsilonGreedy, Proportional
 
 
@@ -38,14 +38,17 @@ def test_chunks_of_any_length_make_the_same_run(make_learner):
 
 def test_a_batch_of_runs_equals_single_runs(make_learner):
     learner = make_learner(Proportional("deltas", True))
-    many = over_runs(learner.train_chunk)
-    states, chunk = many(stack_runs([learner.init(seed) for seed in (0, 1, 2)]), jnp.int32(40))
+    sharding = shard_runs(4)
+    assert len(sharding.device_set) == 2
+    many = over_runs(learner.train_chunk, sharding)
+    states, chunk = many(stack_runs([learner.init(seed) for seed in (0, 1, 2, 3)]), jnp.int32(40))
     for i, seed in enumerate((0, 1, 2)):
         alone, alone_chunk = jax.jit(learner.train_chunk)(learner.init(seed), jnp.int32(40))
-        together = take_run(states, i)
-        for one, other in zip(jax.tree.leaves(alone.meta_params), jax.tree.leaves(together.meta_params), strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(chunk.metrics["train/loss"][i], alone_chunk.metrics["train/loss"], rtol=1e-4)
+        for one, other in zip(jax.tree.leaves(alone.meta_params), jax.tree.leaves(states.meta_params), strict=True):
+            np.testing.assert_allclose(one, np.asarray(other)[i], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(
+            np.asarray(chunk.metrics["train/loss"])[i], alone_chunk.metrics["train/loss"], rtol=1e-4
+        )
 
 
 def test_no_chunk_after_the_first_compiles(make_learner):
@@ -54,8 +57,9 @@ def test_no_chunk_after_the_first_compiles(make_learner):
         lambda event, duration_secs, **kwargs: compiled.append(event) if "backend_compile" in event else None
     )
     learner = make_learner(Proportional("losses", True))
-    train = over_runs(learner.train_chunk)
-    state = stack_runs([learner.init(0)])
+    sharding = shard_runs(1)
+    train = over_runs(learner.train_chunk, sharding)
+    state = jax.device_put(stack_runs([learner.init(0)]), sharding)
     lengths = [jnp.int32(n) for n in (5, 5, 9)]
     before = len(compiled)
     state, _ = train(state, lengths[0])

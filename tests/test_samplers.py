@@ -13,6 +13,7 @@ from twmaml.grid import Axis, ParameterGrid
 from twmaml.priority_queue import empty_queue
 from twmaml.samplers import EpsilonGreedy, Proportional, _find, _high_product, _thresholds, draw_cells
 
+SPIKE = optax.join_schedules([optax.constant_schedule(e) for e in (0.5, 2.0, 0.1)], [5000, 8000])
 STEP = jnp.int32(5)
 values = st.one_of(st.just(float("nan")), st.floats(0, 2.0**100, width=32))
 signals = st.sampled_from([1, 12]).flatmap(lambda n: st.lists(values, min_size=n, max_size=n))
@@ -166,7 +167,7 @@ def test_the_high_product_is_exact(a, b):
     assert int(_high_product(jnp.uint32(a), jnp.uint32(b))) == (a * b) >> 32
 
 
-@pytest.mark.parametrize("epsilon", [-0.1, 1.1, float("nan"), "much", optax.linear_schedule(1.0, -0.5, 1000)])
+@pytest.mark.parametrize("epsilon", [-0.1, 1.1, float("nan"), "much", optax.linear_schedule(1.0, -0.5, 1000), SPIKE])
 def test_an_epsilon_outside_its_range_is_refused(epsilon):
     with pytest.raises(ValidationError, match=r"epsilon must .* \[0, 1\]"):
         EpsilonGreedy(epsilon)

@@ -71,8 +71,12 @@ def test_a_failure_of_wandb_costs_only_its_own_data(tmp_path, clean_environment,
     run.log(1, {"a": 1.0})
     run.log(2, {"a": 1.0})
     run.finish({"a": 1.0}, exit_code=0)
+    run._run = Broken()
+    run.finish({"a": 1.0}, exit_code=0)  # has no summary
     messages = [r.getMessage() for r in caplog.records]
-    assert messages == ["W&B failed (the server is gone); the run goes on without it"]
+    assert messages[0] == "W&B failed (the server is gone); the run goes on without it"
+    assert len(messages) == 2
+    assert "summary" in messages[1]
 
 
 def test_a_server_out_of_reach_makes_the_run_an_offline_one(tmp_path, clean_environment, monkeypatch, caplog):

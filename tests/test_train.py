@@ -220,7 +220,23 @@ def test_a_loss_that_explodes_names_the_step_and_the_cause_and_keeps_everything(
     assert np.isfinite(metrics["train/loss"][1:]).all()
     summary = json.loads((tmp_path / "x/summary.json").read_text())
     assert summary["status"].startswith("failed: ")
+    assert summary["step"] == failure
+    with np.load(tmp_path / f"x/evaluation/{failure}.npz") as saved:
+        assert not np.isfinite(saved["losses"]).all()
+    assert summary["eval/diverged"] > 0
     assert len(list((tmp_path / "x/figures").iterdir())) == 5
+
+
+def test_a_network_that_the_last_update_breaks_is_a_failure_too(train, tmp_path):
+    process = train("steps=1", "optimizer.learning_rate=1e38", "hydra.run.dir=x")
+    assert process.returncode == 1
+    assert "not finite at meta-step 1: the meta-update made the network explode" in process.stderr
+    assert json.loads((tmp_path / "x/summary.json").read_text())["status"].startswith("failed: ")
+
+
+def test_a_folder_may_have_any_name(train, tmp_path):
+    output = succeed(train("steps=20", 'hydra.run.dir="x[/b] ü"')).stdout
+    assert "x[/b] ü/figures/" in output
 
 
 def test_ctrl_c_leaves_everything_usable(train, tmp_path, environment):

@@ -1,6 +1,7 @@
 """From a composed configuration to the objects of a job, and from a user's mistake to one clear line."""
 
 import difflib
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
@@ -21,14 +22,19 @@ from twmaml.adaptation import Adaptation
 from twmaml.evaluation import Evaluation
 from twmaml.models import Model
 from twmaml.runner import MetaLearner
-from twmaml.samplers import Sampler
+from twmaml.samplers import Fraction, Sampler
 from twmaml.tasks.base import TaskFamily
 from twmaml.tracking import WandbMode
 
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+"""Of tasks or examples; more than the bound is a slip of the finger that would take the machine down."""
+
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
-_OTHER_KEYS = ("task", "sampler", "model", "adaptation", "optimizer", "uniform_fraction", "epsilon")
+_OTHER_KEYS = ("task", "sampler", "model", "adaptation", "optimizer", "epsilon")
 """Keys that are parts to build, or that parts refer to."""
+
+_MOST_WEIGHTS = 1e9  # with gradient and optimiser state 16 GB
 
 _STRICT = ConfigDict(strict=True, extra="forbid")
 
@@ -44,8 +50,8 @@ class EvaluationSettings:
     every: PositiveInt
     steps: PositiveInt
     cells: Sequence[PositiveInt] | None
-    draws: PositiveInt
-    queries: PositiveInt
+    draws: Count
+    queries: Count
     seed: Seed
 
 
@@ -62,17 +68,21 @@ class WandbSettings:
 class Settings:
     """A run's own keys, besides the groups."""
 
-    seed: Seed | Annotated[Sequence[Seed], Field(min_length=1)]
+    seed: Any
     steps: Annotated[int, Field(ge=1, lt=2**31)]
-    meta_batch: PositiveInt
-    shots: PositiveInt
-    queries: PositiveInt
+    meta_batch: Count
+    shots: Count
+    queries: Count
     log_every: PositiveInt
     figures_every: PositiveInt | None
     evaluation: EvaluationSettings
     wandb: WandbSettings
+    uniform_fraction: Fraction
 
     def __post_init__(self) -> None:
+        listed = isinstance(self.seed, list) and len(self.seed) > 0
+        if not all(type(seed) is int and 0 <= seed < 2**32 for seed in (self.seed if listed else [self.seed])):
+            raise ValueError(f"seed={self.seed}: must be an integer from 0 to 2**32 - 1, or a list of such")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seed={list(self.seeds)}: a seed may be listed only once")
 
@@ -114,6 +124,7 @@ def build_job(cfg: DictConfig) -> Job:
         ConfigurationError: for the first thing that is wrong.
     """
     settings = _read_settings(cfg)
+    _check_epsilon(cfg)
     learner = MetaLearner(
         family=_build_part(cfg, "task", TaskFamily),
         sampler=_build_part(cfg, "sampler", Sampler),
@@ -124,6 +135,10 @@ def build_job(cfg: DictConfig) -> Job:
         shots=settings.shots,
         queries=settings.queries,
     )
+    weights = jax.eval_shape(learner.model.init, jax.random.key(0), learner.family.example_input)
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(weights))
+    if count > _MOST_WEIGHTS:
+        raise ConfigurationError(f"model: has {count:.3g} weights. At most {_MOST_WEIGHTS:.0e} are allowed")
     asked = settings.evaluation
     try:
         grid = learner.family.grid
@@ -133,7 +148,7 @@ def build_job(cfg: DictConfig) -> Job:
     evaluation = Evaluation(learner, grid, asked.steps, asked.draws, asked.queries, asked.seed)
     try:
         jax.eval_shape(lambda: learner.meta_step(learner.init(0)))
-    except ValueError as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise ConfigurationError(f"task, model and adaptation do not fit together: {_one_line(error)}") from error
     return Job(settings, learner, evaluation)
 
@@ -151,6 +166,12 @@ def _read_settings(cfg: DictConfig) -> Settings:
     unknown = sorted(set(map(str, cfg)) - {*Settings.__dataclass_fields__, *_OTHER_KEYS})
     if unknown:
         raise ConfigurationError(f"{unknown[0]}: there is no such key{_suggest_key(unknown[0])}")
+    for name in (*Settings.__dataclass_fields__, *_OTHER_KEYS):
+        if name not in cfg:
+            raise ConfigurationError(f"{name}: is missing")
+    for name in ("evaluation", "wandb", "optimizer", "task", "sampler", "model", "adaptation"):
+        if not OmegaConf.is_dict(cfg[name]):
+            raise ConfigurationError(f"{name}={cfg[name]}: must be a group of keys")
     own = {name: as_plain(name) for name in Settings.__dataclass_fields__}
     own["evaluation"] = read(EvaluationSettings, own["evaluation"], "evaluation.")
     own["wandb"] = read(WandbSettings, own["wandb"], "wandb.")
@@ -170,6 +191,9 @@ def _build_part(cfg: DictConfig, key: str, protocol: Any) -> Any:
 
 def _build_optimizer(cfg: DictConfig) -> optax.GradientTransformation:
     """Optax checks its arguments only when an optimiser is used, so it is used here once, on one weight."""
+    rate = cfg.optimizer.get("learning_rate", 1.0)
+    if not OmegaConf.is_config(rate) and not (isinstance(rate, float | int) and 0 < rate < float("inf")):
+        raise ConfigurationError(f"optimizer.learning_rate={rate}: must be a number above 0, or an optax schedule")
     optimizer = _build_part(cfg, "optimizer", optax.GradientTransformation)
     weight = jnp.zeros(1)
     try:
@@ -178,6 +202,17 @@ def _build_optimizer(cfg: DictConfig) -> optax.GradientTransformation:
         arguments = OmegaConf.to_container(cfg.optimizer, resolve=True)
         raise ConfigurationError(f"optimizer={arguments}: {_one_line(error)}") from error
     return optimizer
+
+
+def _check_epsilon(cfg: DictConfig) -> None:
+    """Refuses a wrong ε whichever sampler is chosen: one that is not used today may be in the next sweep."""
+    greedy = {"_target_": "twmaml.samplers.EpsilonGreedy", "epsilon": cfg.epsilon}
+    try:
+        hydra.utils.instantiate(greedy, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        line = _first_invalid(cause, "") if isinstance(cause, ValidationError) else f"epsilon: {_one_line(error)}"
+        raise ConfigurationError(line) from error
 
 
 def _explain_instantiation(error: InstantiationException, key: str) -> str:
@@ -217,6 +252,10 @@ def explain(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.filename is not None:
         return f"cannot write to {error.filename}: {error.strerror}"
+    if isinstance(error, ValueError) and "Config group override" in str(error):
+        return "a group must be set to one of its choices (--help lists them)"
+    if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
+        return f"not enough memory: {_one_line(error)[:200]}"
     if isinstance(error, CompactHydraException | OmegaConfBaseException):
         return _explain_composition(error)
     return None
@@ -229,6 +268,8 @@ def _explain_composition(error: BaseException) -> str:
         available = re.search(r"Available options in '[^']*':\n((?:\t\S+\n?)+)", text)
         options = available.group(1).split() if available else []
         return f"{group}={choice}: must be one of {', '.join(options)}{_suggest(choice, options)}"
+    if match := re.search(r"Error merging override ([^\n]+)", text):
+        return f"{match.group(1)}: is of another kind than what the key holds"
     if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
         key = next(filter(None, match.groups()))
         return f"{key}: there is no such key{_suggest_key(key)}"

@@ -21,8 +21,9 @@ REPORTED_STEPS = (0, 1, 5, 10)
 TAILS = (10, 30)
 """Percentages of the worst tasks over which a conditional value at risk is reported."""
 
-DIVERGED_FACTOR = 3.0
-"""A task has diverged when its loss exceeds so many times what a task loses without any adaptation."""
+DIVERGED_FACTOR = 10.0
+"""A task has diverged when its loss exceeds so many times what it is without adapting: an order of magnitude, so that
+a task that is merely adapted badly stays in the tail where it belongs."""
 
 _TASKS_AT_ONCE = 225  # so that what is adapted stays in the cache, whatever the number of tasks
 

@@ -108,11 +108,16 @@ def _queue(data: FigureData) -> Figure:
     panels = figure.subplots(len(views), len(rows), squeeze=False)
     for row, view in zip(panels, views, strict=True):
         for axes, (name, values) in zip(row, rows.items(), strict=True):
-            mesh = _show(axes, grid, values, view)
+            known = _marginal(grid, values, view)
+            known = known[~np.isnan(known)]
+            # A few cells that stick out would leave everything else in one colour.
+            most = np.quantile(known, 0.98) if known.size else 1.0
+            capped = known.size > 0 and most < known.max() and len(view) > 1
+            mesh = _show(axes, grid, values, view, **({"vmax": most} if capped else {}))
             others = [other for other in grid.names if other not in view]
             axes.set_title(name + (f", mean over {' and '.join(others)}" if others else ""), fontsize=10)
             if mesh is not None:
-                figure.colorbar(mesh, ax=axes)
+                figure.colorbar(mesh, ax=axes, extend="max" if capped else "neither")
     return figure
 
 
@@ -130,6 +135,7 @@ def _evaluation(data: FigureData) -> Figure:
     norm = LogNorm(known.min(), known.max()) if known.size and known.min() < known.max() else Normalize()
     centres = np.stack(np.unravel_index(np.arange(grid.size), grid.shape), axis=1)
     marked = centres[diverged[:, k].reshape(-1, evaluation.draws).any(axis=1)]
+    label = f"{diverged[:, k].sum()} diverged"
     for axes, view in zip(maps, views, strict=True):
         mesh = _show(axes, grid, cells, view, **({"norm": norm} if len(view) == 2 else {}))
         others = [name for name in grid.names if name not in view]
@@ -137,12 +143,12 @@ def _evaluation(data: FigureData) -> Figure:
         axes.set_title(f"loss after {k} inner steps{over}", fontsize=10)
         if mesh is not None:
             figure.colorbar(mesh, ax=axes, label="mean squared error" if _is_regression(data) else "loss")
-        if marked.size and len(view) == 2:
-            place = []
-            for name in view:
-                edges = grid.axes[name].edges()
-                place.append(((edges[:-1] + edges[1:]) / 2)[marked[:, grid.names.index(name)]])
-            axes.plot(*place, "x", color="red", markersize=5, label=f"{len(marked)} diverged")
+        if marked.size:
+            middles = [(edges[:-1] + edges[1:]) / 2 for edges in (grid.axes[name].edges() for name in view)]
+            place = [m[marked[:, grid.names.index(name)]] for m, name in zip(middles, view, strict=True)]
+            if len(view) == 1:
+                place.append(np.zeros(len(marked)))
+            axes.plot(*place, "x", color="red", markersize=5, label=label)
             axes.legend(fontsize=8)
     positive = data.losses[np.isfinite(data.losses) & ~diverged & (data.losses > 0)]
     if positive.size:
@@ -159,9 +165,9 @@ def _evaluation(data: FigureData) -> Figure:
 
 
 def _adaptation(data: FigureData) -> Figure:
-    diverged = diverged_tasks(data.losses)
-    kept = [losses[~out] for losses, out in zip(data.losses.T, diverged.T, strict=True)]
-    steps = [k for k, losses in enumerate(kept) if losses.size]
+    diverged = diverged_tasks(data.losses).any(axis=1)
+    kept = data.losses[~diverged].T  # the same tasks at every step, or the curve would fall by dropping some
+    steps = range(len(kept)) if kept.size else []
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
     quartiles = np.array([np.quantile(kept[k], [0.25, 0.5, 0.75]) for k in steps]).reshape(-1, 3).T
@@ -172,7 +178,7 @@ def _adaptation(data: FigureData) -> Figure:
         worst = [cvar(kept[k], tail) for k in steps]
         axes.plot(steps, worst, color=colour, marker="s", markersize=3, label=f"CVaR, worst {tail} %")
     if diverged.any():
-        axes.plot([], [], " ", label=f"left out: {diverged[:, -1].sum()} diverged at the last step")
+        axes.plot([], [], " ", label=f"left out: {diverged.sum()} that diverged at some step")
     axes.set(xlabel="inner steps", ylabel="loss on query data", yscale="log")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
@@ -180,22 +186,30 @@ def _adaptation(data: FigureData) -> Figure:
 
 
 def _learning_curves(data: FigureData) -> Figure:
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    training, evaluation = figure.subplots(1, 2)
     steps = data.metrics["step"]
-    loss = data.metrics["train/loss"]
-    training.plot(steps, loss, color=COLOURS[0], linewidth=0.8)
-    training.set_title("post-adaptation loss of the training tasks, as drawn", fontsize=10)
-    for k, colour in zip(data.evaluation.reported_steps(), COLOURS, strict=False):
-        for name, line in {"loss": "-", "cvar_10": ":"}.items():
+    panels = {
+        "loss": "mean evaluation loss",
+        "std": "standard deviation over tasks",
+        "worst": "worst task",
+        **{f"cvar_{tail}": f"CVaR, worst {tail} %" for tail in TAILS},
+        "diverged": "diverged tasks, left out of the others",
+    }
+    figure = Figure(figsize=(15, 6.6), layout="constrained")
+    first, *others = figure.subplots(2, 4).flat
+    first.plot(steps, data.metrics["train/loss"], color=COLOURS[0], linewidth=0.8)
+    first.set_title("loss after adapting on the training tasks, as drawn", fontsize=10)
+    for axes, (name, title) in zip(others, panels.items(), strict=False):
+        for k, colour in zip(data.evaluation.reported_steps(), COLOURS, strict=False):
             values = data.metrics[f"eval/{name}_step_{k}"]
             known = ~np.isnan(values)
-            label = f"{k} steps" + (", worst 10 %" if name == "cvar_10" else "")
-            evaluation.plot(steps[known], values[known], line, color=colour, linewidth=1.5, label=label)
-    evaluation.set_title("evaluation loss after so many inner steps: mean, CVaR", fontsize=10)
-    evaluation.legend(fontsize=7, ncols=2)
-    for axes in (training, evaluation):
-        axes.set(xlabel="meta-steps", ylabel="loss", yscale="log")
+            axes.plot(steps[known], values[known], color=colour, linewidth=1.5, label=f"{k}")
+        axes.set_title(title, fontsize=10)
+    others[0].legend(title="inner steps", fontsize=8)
+    others[-1].set_axis_off()
+    for axes in (first, *others[:-1]):
+        axes.set_xlabel("meta-steps")
+        if all((np.asarray(line.get_ydata()) > 0).all() for line in axes.lines):  # not the counts
+            axes.set_yscale("log")
         axes.grid(alpha=0.3)
     return figure
 

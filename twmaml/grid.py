@@ -32,8 +32,12 @@ class Axis:
     evaluation_cells: Annotated[int, Field(ge=1)] | None = None
 
     def __post_init__(self) -> None:
-        if not self.low < self.high:
-            raise ValueError(f"low must be less than high. Got low={self.low}, high={self.high}")
+        with np.errstate(over="ignore"):
+            low, high = np.float32(self.low), np.float32(self.high)
+        if not -np.inf < low < high < np.inf:
+            raise ValueError(f"low must be less than high, in single precision. Got low={self.low}, high={self.high}")
+        if self.unit in ("degree", "degrees", "°"):
+            raise ValueError(f"unit must be deg for an angle in degrees. Got {self.unit}")
 
     @property
     def scale(self) -> float:

@@ -93,8 +93,8 @@ class EpsilonGreedy(Sampler):
         if isinstance(self.epsilon, str) or not (callable(self.epsilon) or isinstance(self.epsilon, int | float)):
             raise ValueError(f"epsilon must be a number in [0, 1] or an optax schedule. Got {self.epsilon!r}")
         if callable(self.epsilon):
-            steps = np.concatenate([[0], 2 ** np.arange(31)])  # schedules settle: powers of two meet every phase
-            values = np.array([self.epsilon(step) for step in steps], float)
+            steps = np.concatenate([[0], np.geomspace(1, 2**31 - 1, 5000).astype(np.int32)])
+            values = np.broadcast_to(np.asarray(self.epsilon(steps), float), steps.shape)
         else:
             values = np.array([self.epsilon], float)
         outside = values[~((values >= 0) & (values <= 1))]

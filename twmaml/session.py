@@ -15,12 +15,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from twmaml.evaluation import Evaluation, EvaluationTasks, Example
 from twmaml.grid import ParameterGrid
-from twmaml.priority_queue import visit_loss_correlation
-from twmaml.runner import NO_FAILURE, Chunk, MetaLearner, RunState, over_runs, stack_runs, take_run
+from twmaml.priority_queue import PriorityQueue, visit_loss_correlation
+from twmaml.runner import NO_FAILURE, Chunk, MetaLearner, RunState, over_runs, shard_runs, stack_runs
+from twmaml.samplers import Sampler
 from twmaml.tracking import MetricsFile, WandbRun, read_metrics, write_json
+from twmaml.types import MetaParams, Step
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +48,8 @@ class Plan:
         return min([(step // period + 1) * period for period in periods if period] + [self.steps])
 
     def evaluates_at(self, step: int) -> bool:
-        """Whether the evaluation runs after so many meta-steps."""
-        return step % self.evaluate_every == 0 or step == self.steps
+        """Whether the evaluation runs after so many meta-steps; figures show it, so it does where they are drawn."""
+        return step % self.evaluate_every == 0 or step == self.steps or self.draws_at(step)
 
     def draws_at(self, step: int) -> bool:
         """Whether figures are drawn there; the last ones are drawn in any case."""
@@ -69,6 +72,11 @@ class Run:
     status: str = "running"
     """`running`, `finished`, `interrupted`, or the one line that says why it failed."""
 
+    @property
+    def failed(self) -> bool:
+        """Whether a loss stopped being finite."""
+        return self.status not in ("running", "finished", "interrupted")
+
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes one row to metrics.csv and to W&B."""
         self.step = step
@@ -89,8 +97,13 @@ class Session:
 
     def __init__(self, learner: MetaLearner, evaluation: Evaluation, seeds: Sequence[int], executor: Executor) -> None:
         self.evaluation = evaluation
-        init, fix = jax.jit(lambda: stack_runs([learner.init(seed) for seed in seeds])), jax.jit(evaluation.tasks)
-        train, evaluate = over_runs(learner.train_chunk), over_runs(evaluation.losses)
+        sharding = shard_runs(len(seeds))
+        everywhere = NamedSharding(sharding.mesh, PartitionSpec())
+        # Runs are padded to a multiple of the devices by repeating the last one, of which nobody hears.
+        padded = [*seeds, *[seeds[-1]] * (-len(seeds) % len(sharding.device_set))]
+        init = jax.jit(lambda: stack_runs([learner.init(seed) for seed in padded]), out_shardings=sharding)
+        fix = jax.jit(evaluation.tasks, out_shardings=everywhere)
+        train, evaluate = over_runs(learner.train_chunk, sharding), over_runs(evaluation.losses, sharding)
         states, fixed = jax.eval_shape(init), jax.eval_shape(fix)
         starting = executor.submit(lambda: [program.lower().compile(_QUICKLY)() for program in (init, fix)])
         evaluating = executor.submit(lambda: evaluate.lower(states.meta_params, fixed).compile(_QUICKLY))
@@ -130,7 +143,7 @@ class Session:
             if all(run.status != "running" for run in runs):
                 return
             self.states, step = states, stop
-            rows = [self._row(chunk, i) for i in range(len(runs))]
+            rows = self._rows(chunk)[: len(runs)]
             if plan.evaluates_at(step) or stopping:
                 self._evaluate_and_log(runs, step, rows)
             else:
@@ -143,6 +156,8 @@ class Session:
         for run in runs:
             if run.status == "running":
                 run.status = "finished" if step == plan.steps else "interrupted"
+                if not np.isfinite(run.losses[:, 0]).any():  # the very last update broke the network
+                    run.status = self._failure(run, step)
                 self._close(run)
 
     def _log(self, runs: Sequence[Run], step: int, rows: Sequence[Mapping[str, float]]) -> None:
@@ -153,18 +168,20 @@ class Session:
     def _evaluate_and_log(self, runs: Sequence[Run], step: int, rows: Sequence[Mapping[str, float]]) -> None:
         losses = np.asarray(self._evaluate(self.states.meta_params, self.fixed))
         tasks, grid = np.asarray(self.fixed.tasks), self.evaluation.grid
-        for run, of_run, row in zip(runs, losses, rows, strict=True):
+        for run, of_run, row in zip(runs, losses, rows, strict=False):  # behind the last run there is padding
             if run.status == "running":
                 run.losses = of_run
                 _save_evaluation(run.folder, step, of_run, tasks, grid)
                 run.log(step, {**row, **self.evaluation.summarize(of_run)})
 
-    def _row(self, chunk: Chunk, run: int) -> dict[str, float]:
-        """What is logged of a chunk for one of its runs."""
-        queue = self.states.queue
-        metrics = {name: float(values[run]) for name, values in chunk.metrics.items()}
-        correlation = visit_loss_correlation(np.asarray(queue.losses[run]), np.asarray(queue.visits[run]))
-        return {**metrics, CORRELATION: correlation}
+    def _rows(self, chunk: Chunk) -> list[dict[str, float]]:
+        """What is logged of a chunk, for each run."""
+        losses, visits = np.asarray(self.states.queue.losses), np.asarray(self.states.queue.visits)
+        return [
+            {name: float(values[i]) for name, values in chunk.metrics.items()}
+            | {CORRELATION: visit_loss_correlation(losses[i], visits[i])}
+            for i in range(len(losses))
+        ]
 
     def _fail(self, run: Run, index: int, start: int, failure: int) -> None:
         """Ends a run whose loss is not finite in this chunk: goes again to just before that step, and keeps that."""
@@ -172,16 +189,24 @@ class Session:
         row = None
         if failure > start:
             self.states, chunk = self._train(healthy, jnp.int32(failure - start))
-            row = self._row(jax.device_get(chunk), index)
+            row = self._rows(jax.device_get(chunk))[index]
         run.losses = np.asarray(self._evaluate(self.states.meta_params, self.fixed))[index]
         _save_evaluation(run.folder, failure, run.losses, np.asarray(self.fixed.tasks), self.evaluation.grid)
-        if row is not None:  # otherwise the row of this step is written already
+        if row is None:  # the row of this step is written already
+            run.latest |= self.evaluation.summarize(run.losses)
+        else:
             run.log(failure, {**row, **self.evaluation.summarize(run.losses)})
         self._draw_one(run, index)
-        run.status = f"the loss of seed {run.seed} is not finite at meta-step {failure}: {_likely_cause(run)}"
-        log.info(run.status)
+        run.status = self._failure(run, failure)
         self._close(run)
         self.states = healthy
+
+    def _failure(self, run: Run, step: int) -> str:
+        """The line that says why a run failed, which is logged too."""
+        cause = _likely_cause(run, self.evaluation.learner.sampler)
+        line = f"the loss of seed {run.seed} is not finite at meta-step {step}: {cause}"
+        log.info(line)
+        return line
 
     def _draw(self, runs: Sequence[Run]) -> None:
         for i, run in enumerate(runs):
@@ -191,12 +216,13 @@ class Session:
     def _draw_one(self, run: Run, index: int) -> None:
         from twmaml.figures import FigureData, draw_all  # noqa: PLC0415  imported in the background by now
 
-        state = take_run(self.states, index)
-        probabilities, examples = jax.device_get(self._illustrate.result()(state))
+        shown = (self.states.meta_params, self.states.queue, self.states.step)
+        meta_params, queue, step = jax.tree.map(lambda leaf: np.asarray(leaf)[index], shown)
+        probabilities, examples = jax.device_get(self._illustrate.result()(meta_params, queue, step))
         data = FigureData(
             title=f"{run.title}, meta-step {run.step:,}",
             evaluation=self.evaluation,
-            queue=jax.device_get(state.queue),
+            queue=queue,
             probabilities=probabilities,
             examples=examples,
             losses=run.losses,
@@ -209,7 +235,7 @@ class Session:
         finished = run.status == "finished"
         packages = ("twmaml", "jax", "jaxlib", "optax", "numpy", "hydra-core", "wandb")
         summary = {
-            "status": run.status if run.status in ("finished", "interrupted") else f"failed: {run.status}",
+            "status": f"failed: {run.status}" if run.failed else run.status,
             "seed": run.seed,
             "step": run.step,
             "wall_seconds": round(time.perf_counter() - self._began, 3),
@@ -224,13 +250,14 @@ class Session:
         run.wandb.finish(run.latest, exit_code=0 if finished else 1)
 
     def _compile_illustrate(self) -> Any:
-        """Of one run's state what figures show besides: the distribution over cells and the examples."""
+        """What figures show of one run besides: the distribution over cells and the examples."""
 
-        def illustrate(state: RunState) -> tuple[jax.Array, Example | None]:
-            p = self.evaluation.learner.sampler.probabilities(state.queue, state.step)
-            return p, self.evaluation.examples(state.meta_params)
+        def illustrate(meta_params: MetaParams, queue: PriorityQueue, step: Step) -> tuple[jax.Array, Example | None]:
+            p = self.evaluation.learner.sampler.probabilities(queue, step)
+            return p, self.evaluation.examples(meta_params)
 
-        return jax.jit(illustrate).lower(take_run(self.states, 0)).compile(_QUICKLY)
+        states = jax.eval_shape(lambda: self.evaluation.learner.init(0))
+        return jax.jit(illustrate).lower(states.meta_params, states.queue, states.step).compile(_QUICKLY)
 
 
 def metric_names(learner: MetaLearner, evaluation: Evaluation) -> list[str]:
@@ -249,13 +276,12 @@ def _save_evaluation(folder: Path, step: int, losses: np.ndarray, tasks: np.ndar
     partial.rename(folder / "evaluation" / f"{step}.npz")
 
 
-def _likely_cause(run: Run) -> str:
+def _likely_cause(run: Run, sampler: Sampler) -> str:
     """What a user should look at first."""
     largest = run.latest.get("weights/max", 1.0)
     if largest > 100:
-        return (
-            f"importance weights reached {largest:.3g}; a larger sampler.uniform_fraction bounds them (at one over it)"
-        )
+        remedy = "raise sampler.uniform_fraction" if hasattr(sampler, "uniform_fraction") else "bound them"
+        return f"importance weights reached {largest:.3g}; {remedy}"
     if not np.median(run.losses[:, 0]) < 100 * run.first_unadapted_loss:
         return "the meta-update made the network explode; lower optimizer.learning_rate"
     return "adapting to a task diverges; lower adaptation.learning_rate or adaptation.steps"

@@ -26,7 +26,7 @@ class Terminal:
     """
 
     def __init__(self, steps: int) -> None:
-        self.console = Console(highlight=False)
+        self.console = Console(highlight=False, markup=False)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
@@ -50,10 +50,10 @@ class Terminal:
 
     def start(self, title: str, facts: Mapping[str, str]) -> None:
         """Says what is about to run."""
-        self.console.print(f"[bold]{title}[/bold]", soft_wrap=True)
+        self.console.print(title, style="bold", soft_wrap=True)
         if self.console.is_terminal:
             for name, fact in facts.items():
-                self.console.print(f"  [dim]{name:<10}[/dim] {fact}", soft_wrap=True)
+                self.console.print(f"  {name:<10} {fact}", soft_wrap=True)
 
     def say(self, text: str) -> None:
         """Prints one line above the progress bar."""
@@ -81,4 +81,4 @@ class Terminal:
                 table.add_row(str(k), *(f"{v:g}" if v == int(v) else f"{v:.4f}" for v in figures.values()))
             self.console.print(table)
         for name, path in paths.items():
-            self.console.print(f"  [dim]{name:<10}[/dim] {path}", soft_wrap=True)
+            self.console.print(f"  {name:<10} {path}", soft_wrap=True)

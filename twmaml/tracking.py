@@ -6,7 +6,8 @@ import logging
 import math
 import netrc
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlparse
@@ -114,14 +115,17 @@ class WandbRun:
         quiet = {"console": "off", "x_disable_stats": True, "silent": True, "init_timeout": INIT_TIMEOUT}
         try:
             self._run = wandb.init(mode=self.mode, settings=wandb.Settings(**quiet), **arguments)
-        except wandb.Error as error:
+        except Exception as error:
             if self.mode == "offline":
-                raise
+                log.warning("W&B could not start (%s); the run goes on without it", _first_line(error))
+                self.mode = "disabled"
+                return
             log.warning("W&B could not be reached (%s); its data is kept offline", _first_line(error))
             self.mode = "offline"
             self._run = wandb.init(mode="offline", settings=wandb.Settings(**quiet), **arguments)
-        self._run.define_metric("step", hidden=True)
-        self._run.define_metric("*", step_metric="step")
+        with self._guard():
+            self._run.define_metric("step", hidden=True)
+            self._run.define_metric("*", step_metric="step")
 
     @property
     def url(self) -> str:
@@ -130,28 +134,31 @@ class WandbRun:
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Sends one row; values that are NaN are left out, as in metrics.csv."""
-        self._guard("log", {"step": step, **{k: v for k, v in metrics.items() if not math.isnan(v)}})
+        if self._run is not None:
+            with self._guard():
+                self._run.log({"step": step, **{k: v for k, v in metrics.items() if not math.isnan(v)}})
 
     def log_figures(self, step: int, figures: Iterable[Path]) -> None:
         """Sends figures as `figures/<name>`."""
         if self._run is not None:
             import wandb  # noqa: PLC0415
 
-            pictures = {f"figures/{path.stem}": wandb.Image(str(path)) for path in figures}
-            self._guard("log", {"step": step, **pictures})
+            with self._guard():
+                pictures = {f"figures/{path.stem}": wandb.Image(str(path)) for path in figures}
+                self._run.log({"step": step, **pictures})
 
     def finish(self, summary: Mapping[str, float], exit_code: int) -> None:
         """Ends the run; W&B shows it as failed if the exit code is not 0."""
         if self._run is not None:
-            self._run.summary.update(dict(summary))
-        self._guard("finish", exit_code=exit_code)
+            with self._guard():
+                self._run.summary.update(dict(summary))
+                self._run.finish(exit_code=exit_code)
 
-    def _guard(self, method: str, *args: Any, **kwargs: Any) -> None:
-        """Calls a method of the W&B run; its first failure ends the reporting to W&B, not the training."""
-        if self._run is None:
-            return
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        """The first failure of W&B ends the reporting to it, not the training."""
         try:
-            getattr(self._run, method)(*args, **kwargs)
+            yield
         except Exception as error:
             log.warning("W&B failed (%s); the run goes on without it", _first_line(error))
             self._run = None

@@ -61,18 +61,18 @@ def run_job(cfg: DictConfig) -> float:
     with ExitStack() as stack:
         stopping = stack.enter_context(_stop_on_interrupt())
         terminal = stack.enter_context(Terminal(settings.steps))
-        terminal.start(*_describe(job, folder))
+        terminal.start(*_describe(cfg, job, folder))
         executor = stack.enter_context(ThreadPoolExecutor())  # W&B starts while programs compile
         opening = [executor.submit(_open_run, cfg, job, *pair) for pair in zip(settings.seeds, folders, strict=True)]
         session = Session(job.learner, job.evaluation, settings.seeds, executor)
         runs = [run.result() for run in opening]
         if runs[0].wandb.mode == "offline":
             terminal.say(f"W&B is offline here; to upload: {_upload_command(folder, runs)}")
-        session.train(plan, runs, stopping, lambda stage: terminal.update(runs[0].step, stage, _mean_metrics(runs)))
+        session.train(plan, runs, stopping, lambda stage: terminal.update(_step(runs), stage, _mean_metrics(runs)))
     if stopping:
-        terminal.say(f"interrupted after {runs[0].step:,} of {settings.steps:,} meta-steps")
+        terminal.say(f"interrupted after {_step(runs):,} of {settings.steps:,} meta-steps")
     terminal.finish(_closing_table(job, runs), _closing_paths(folder, runs))
-    failed = [run.status for run in runs if run.status not in ("finished", "interrupted")]
+    failed = [run.status for run in runs if run.failed]
     if failed:
         raise TrainingFailedError("; ".join(failed))
     if stopping:
@@ -114,12 +114,18 @@ def _open_run(cfg: DictConfig, job: Job, seed: int, folder: Path) -> Run:
     return Run(seed, f"{choices['sampler']} on {choices['task']}, seed {seed}", folder, metrics, wandb_run)
 
 
+def _step(runs: Sequence[Run]) -> int:
+    return max(run.step for run in runs)
+
+
 def _mean_metrics(runs: Sequence[Run]) -> dict[str, float]:
-    names = set.intersection(*(set(run.latest) for run in runs))
-    return {name: float(np.mean([run.latest[name] for run in runs])) for name in names}
+    """The latest metrics, averaged over the runs that have not failed (over all if none is left)."""
+    kept = [run.latest for run in runs if not run.failed] or [run.latest for run in runs]
+    names = set.intersection(*(set(latest) for latest in kept))
+    return {name: float(np.mean([latest[name] for latest in kept])) for name in names}
 
 
-def _describe(job: Job, folder: Path) -> tuple[str, dict[str, str]]:
+def _describe(cfg: DictConfig, job: Job, folder: Path) -> tuple[str, dict[str, str]]:
     settings, learner = job.settings, job.learner
     choices = HydraConfig.get().runtime.choices
     seeds = ", ".join(map(str, settings.seeds))
@@ -129,7 +135,7 @@ def _describe(job: Job, folder: Path) -> tuple[str, dict[str, str]]:
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(weights))
     return f"twmaml: {choices['sampler']} on {choices['task']}, seed {seeds}", {
         "tasks": f"{', '.join(axes)}; {cells} = {learner.family.grid.size:,} cells",
-        "sampler": str(learner.sampler),
+        "sampler": _sampler_line(cfg),
         "model": f"{choices['model']}, {count:,} weights; {learner.adaptation}",
         "training": f"{settings.steps:,} meta-steps of {settings.meta_batch} tasks, "
         f"{settings.shots} + {settings.queries} examples each",
@@ -137,6 +143,18 @@ def _describe(job: Job, folder: Path) -> tuple[str, dict[str, str]]:
         f"{settings.evaluation.every:,} meta-steps, {settings.evaluation.steps} inner steps",
         "folder": str(_shorten(folder)),
     }
+
+
+def _sampler_line(cfg: DictConfig) -> str:
+    """The sampler and its options as configured; an optax schedule by its name and arguments."""
+
+    def show(value: Any) -> str:
+        if not OmegaConf.is_dict(value):
+            return str(value)
+        inner = ", ".join(f"{k}={show(v)}" for k, v in value.items() if k != "_target_")
+        return f"{str(value.get('_target_', '')).rpartition('.')[2]}({inner})"
+
+    return show(cfg.sampler)
 
 
 def _closing_table(job: Job, runs: Sequence[Run]) -> list[tuple[int, dict[str, float]]]:
@@ -206,6 +224,17 @@ def _keep_compiled_programs() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+def _use_every_core() -> None:
+    """Makes one JAX device of every core, so that several runs share a machine without an accelerator.
+
+    A single run stays on one of them: its products are too small for several cores. JAX_NUM_CPU_DEVICES, where
+    it is set, decides instead. Has to come before JAX starts.
+    """
+    if "JAX_NUM_CPU_DEVICES" not in os.environ:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        jax.config.update("jax_num_cpu_devices", cores)
+
+
 class _Reported(BaseException):
     """Carries the error of a single run past Hydra, which would print lines of its own about it."""
 
@@ -240,6 +269,7 @@ def main() -> None:
         return
     register_resolvers()
     _keep_compiled_programs()
+    _use_every_core()
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors arrive here instead of in Hydra's own report
     try:

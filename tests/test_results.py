@@ -1,0 +1,62 @@
+"""The results and the speed that the README promises; takes some ten minutes: `pytest -m slow`."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.test_train import environment, succeed, train  # noqa: F401  fixtures
+from twmaml.tracking import read_metrics
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parent.parent
+
+
+def _final(folder, name):
+    return json.loads((folder / "summary.json").read_text())[name]
+
+
+def test_the_default_run_adapts_far_better_than_it_starts(train, tmp_path):  # noqa: F811
+    began = time.perf_counter()
+    succeed(train("hydra.run.dir=x", small=False))
+    assert time.perf_counter() - began < 300
+    assert _final(tmp_path / "x", "eval/loss_step_5") <= 0.15
+    assert _final(tmp_path / "x", "eval/loss_step_0") > 1.5
+
+
+def test_maml_sine_is_within_the_rerun_of_finn_et_al(train, tmp_path):  # noqa: F811
+    succeed(train("experiment=maml_sine", "seed=[0,1,2]", "hydra.run.dir=x", small=False))
+    for k, (loss, half_width) in {1: (0.613, 0.058), 5: (0.415, 0.054), 10: (0.377, 0.050)}.items():
+        ours = np.mean([_final(tmp_path / f"x/seed_{seed}", f"eval/loss_step_{k}") for seed in range(3)])
+        assert abs(ours - loss) <= half_width, k
+
+
+def test_the_command_of_the_readme_takes_less_than_five_minutes(train, tmp_path):  # noqa: F811
+    began = time.perf_counter()
+    succeed(train("sampler=importance_delta", "task=sin3d", "hydra.run.dir=x", small=False))
+    assert time.perf_counter() - began < 300
+    curve = read_metrics(tmp_path / "x/metrics.csv")["eval/loss"]
+    curve = curve[np.isfinite(curve)]
+    assert curve[-1] < 0.4 * curve[0]
+
+
+def test_the_first_meta_step_comes_in_ten_seconds(train, environment):  # noqa: F811
+    environment["JAX_COMPILATION_CACHE_DIR"] = ""  # nothing compiled before
+    began = time.perf_counter()
+    succeed(train("steps=1", "evaluation.every=1", small=False, wandb="offline"))
+    # One step, and after it figures that take about two seconds.
+    assert time.perf_counter() - began < 13
+
+
+def test_the_loop_is_faster_than_a_plain_one():
+    command = [sys.executable, "scripts/benchmark.py"]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    ratio = float(re.search(r"^ratio +([\d.]+)", output, re.MULTILINE).group(1))  # type: ignore[union-attr]
+    evaluation = float(re.search(r"x 10 steps +([\d.]+)", output).group(1))  # type: ignore[union-attr]
+    assert ratio >= 1.7
+    assert evaluation < 150
