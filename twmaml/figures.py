@@ -208,8 +208,10 @@ def _learning_curves(data: FigureData) -> Figure:
     others[-1].set_axis_off()
     for axes in (first, *others[:-1]):
         axes.set_xlabel("meta-steps")
-        if all((np.asarray(line.get_ydata()) > 0).all() for line in axes.lines):  # not the counts
+        axes.set_ylim(bottom=0)
+        if not any((np.asarray(line.get_ydata()) <= 0).any() for line in axes.lines):  # not the counts
             axes.set_yscale("log")
+            axes.autoscale(axis="y")
         axes.grid(alpha=0.3)
     return figure
 
