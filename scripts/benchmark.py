@@ -94,7 +94,7 @@ def plain_loop(job: Job) -> Block:
 def compiled_loop(job: Job) -> Block:
     """twmaml's own: chunks of meta-steps as one program."""
     train = over_runs(job.learner.train_chunk, shard_runs(1))
-    carried = stack_runs([job.learner.init(0)])
+    carried = jax.device_put(stack_runs([job.learner.init(0)]), shard_runs(1))  # as it comes back, or it compiles twice
 
     def block(steps: int) -> None:
         nonlocal carried
