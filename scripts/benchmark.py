@@ -30,7 +30,7 @@ Block = Callable[[int], None]
 
 
 def plain_loop(job: Job) -> Block:
-    """One jitted step in a Python loop; the same network, tasks, optimiser and sampling rule."""
+    """One jitted step in a Python loop; the same network, optimiser, tasks (of sin2d) and rule (importance_delta)."""
     learner, generator = job.learner, np.random.default_rng(0)
     grid = learner.family.grid
     low, high = (np.array([getattr(a, end) * a.scale for a in grid.axes.values()]) for end in ("low", "high"))

@@ -90,3 +90,17 @@ def test_a_server_out_of_reach_makes_the_run_an_offline_one(tmp_path, clean_envi
     (saved,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     assert saved.stat().st_size > 500
     assert "could not be reached" in caplog.text
+
+
+def test_a_wandb_that_cannot_start_at_all_does_not_cost_the_run(tmp_path, clean_environment, monkeypatch, caplog):
+    def refuse(**_):
+        raise RuntimeError("no service")
+
+    monkeypatch.setattr("wandb.init", refuse)
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    run = WandbRun(tmp_path, mode="auto", project="p", group=None, name="n", tags=[], config={})
+    assert run.mode == "disabled"
+    run.log(1, {"a": 1.0})
+    run.log_figures(1, [])
+    run.finish({"a": 1.0}, exit_code=0)
+    assert ["could not be reached" in r.getMessage() for r in caplog.records] == [True, False]

@@ -113,16 +113,19 @@ class WandbRun:
             "reinit": "create_new",
         }
         quiet = {"console": "off", "x_disable_stats": True, "silent": True, "init_timeout": INIT_TIMEOUT}
-        try:
-            self._run = wandb.init(mode=self.mode, settings=wandb.Settings(**quiet), **arguments)
-        except Exception as error:
-            if self.mode == "offline":
+        if self.mode == "online":
+            try:
+                self._run = wandb.init(mode="online", settings=wandb.Settings(**quiet), **arguments)
+            except Exception as error:
+                log.warning("W&B could not be reached (%s); its data is kept offline", _first_line(error))
+                self.mode = "offline"
+        if self.mode == "offline":
+            try:
+                self._run = wandb.init(mode="offline", settings=wandb.Settings(**quiet), **arguments)
+            except Exception as error:
                 log.warning("W&B could not start (%s); the run goes on without it", _first_line(error))
                 self.mode = "disabled"
                 return
-            log.warning("W&B could not be reached (%s); its data is kept offline", _first_line(error))
-            self.mode = "offline"
-            self._run = wandb.init(mode="offline", settings=wandb.Settings(**quiet), **arguments)
         with self._guard():
             self._run.define_metric("step", hidden=True)
             self._run.define_metric("*", step_metric="step")
