@@ -23,7 +23,7 @@ import optax
 from omegaconf import DictConfig
 
 from twmaml.configuration import Job, build_job, configuration_folder
-from twmaml.runner import over_runs, shard_runs, stack_runs
+from twmaml.runner import over_runs, shard_runs
 
 Block = Callable[[int], None]
 """Runs so many meta-steps and returns when they are done."""
@@ -94,7 +94,9 @@ def plain_loop(job: Job) -> Block:
 def compiled_loop(job: Job) -> Block:
     """twmaml's own: chunks of meta-steps as one program."""
     train = over_runs(job.learner.train_chunk, shard_runs(1))
-    carried = jax.device_put(stack_runs([job.learner.init(0)]), shard_runs(1))  # as it comes back, or it compiles twice
+    carried = jax.device_put(
+        jax.vmap(job.learner.init)(jnp.zeros(1, jnp.uint32)), shard_runs(1)
+    )  # as it comes back, or it compiles twice
 
     def block(steps: int) -> None:
         nonlocal carried
@@ -124,7 +126,7 @@ def compare(job: Job, blocks: int, steps: int) -> None:
 def time_evaluation(job: Job, repeats: int) -> None:
     """Milliseconds of one evaluation, after compilation."""
     evaluate = over_runs(job.evaluation.losses, shard_runs(1))
-    meta_params = stack_runs([job.learner.init(0)]).meta_params
+    meta_params = jax.vmap(job.learner.init)(jnp.zeros(1, jnp.uint32)).meta_params
     fixed = job.evaluation.tasks()
     jax.block_until_ready(evaluate(meta_params, fixed))
     times = []

@@ -125,7 +125,7 @@ def test_the_predecessor_has_no_floor_and_its_own_epsilon():
         (["model.outputs=2"], "do not fit together: the network's outputs must have shape (10, 1). Got (10, 2)"),
         (["wandb.mode=on"], "wandb.mode=on: must be 'auto', 'online', 'offline' or 'disabled'"),
         (["steps=${nope}"], "nope"),
-        (["experiment=nope"], "experiment=nope: must be one of maml_sine, predecessor"),
+        (["experiment=nope"], "experiment=nope: must be one of compare_samplers, maml_sine, predecessor"),
     ],
 )
 def test_a_mistake_ends_in_one_line_that_names_the_key(overrides, line):
@@ -149,8 +149,8 @@ def test_help_names_every_choice_and_every_key_with_a_line_on_each():
         cfg = hydra.compose("train", return_hydra_config=False)
     assert not HydraConfig.initialized()
     own = [key for key in cfg if key not in GROUPS]
-    nested = [f"{key}.{name}" for key in ("evaluation", "wandb") for name in cfg[key]]
-    for key in [k for k in own if k not in ("evaluation", "wandb")] + nested:
+    nested = [f"{key}.{name}" for key in ("evaluation", "wandb", "devices") for name in cfg[key]]
+    for key in [k for k in own if k not in ("evaluation", "wandb", "devices")] + nested:
         matching = [line for line in lines if line.strip().split(" ")[0].split("=")[0] == key]
         assert matching, key
         assert len(matching[0].split()) > 2, key

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twmaml.evaluation import Evaluation, cell_means, cvar, diverged_tasks
-from twmaml.runner import over_runs, shard_runs, stack_runs
+from twmaml.evaluation import Evaluation
+from twmaml.runner import over_runs, shard_runs
 from twmaml.samplers import Proportional
+from twmaml.statistics import cell_means, cvar, diverged_tasks, reported_steps, summarize
 
 losses_lists = st.lists(st.floats(0, 1e3), min_size=1, max_size=40)
 
@@ -53,7 +54,7 @@ def test_tasks_and_data_are_the_same_for_every_sampler_and_run(make_learner, eva
     for first, second in zip(evaluation.tasks(), other.tasks(), strict=True):
         raw = [jax.random.key_data(a) if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else a for a in (first, second)]
         np.testing.assert_array_equal(raw[0], raw[1])
-    params = stack_runs([evaluation.learner.init(0).meta_params] * 2)
+    params = jax.vmap(evaluation.learner.init)(jnp.zeros(2, jnp.uint32)).meta_params
     losses = over_runs(evaluation.losses, shard_runs(2))(params, evaluation.tasks())
     np.testing.assert_array_equal(losses[0], losses[1])
 
@@ -86,7 +87,7 @@ def test_a_diverged_task_is_counted_and_left_out(evaluation, bad):
     marked = diverged_tasks(losses)
     assert marked.sum() == 3
     assert marked[5, 4:].all()
-    summary = evaluation.summarize(losses)
+    summary = summarize(losses, evaluation.draws)
     assert (summary["eval/diverged"], summary["eval/diverged_step_1"]) == (1, 0)
     kept = np.where(np.arange(24) == 5, np.nan, losses[:, 6]).reshape(12, 2)
     cells = np.nanmean(kept, axis=1)
@@ -106,16 +107,14 @@ def test_a_task_that_starts_near_zero_has_not_diverged_by_staying_small():
 def test_where_every_task_diverged_nothing_is_averaged(evaluation):
     losses = _random_losses()
     losses[:, 6] = np.inf
-    summary = evaluation.summarize(losses)
+    summary = summarize(losses, evaluation.draws)
     assert summary["eval/diverged"] == 24
     assert np.isnan(summary["eval/loss"])
     assert np.isfinite(summary["eval/loss_step_5"])
     assert np.isnan(cell_means(losses[:, 6], diverged_tasks(losses)[:, 6], 2)).all()
 
 
-def test_steps_are_reported_as_far_as_evaluation_goes(make_learner):
-    learner = make_learner()
-    grid = learner.family.grid
-    assert Evaluation(learner, grid, 10, 1, 5).reported_steps() == [0, 1, 5, 10]
-    assert Evaluation(learner, grid, 3, 1, 5).reported_steps() == [0, 1, 3]
-    assert Evaluation(learner, grid, 20, 1, 5).reported_steps() == [0, 1, 5, 10, 20]
+def test_steps_are_reported_as_far_as_evaluation_goes():
+    assert reported_steps(10) == [0, 1, 5, 10]
+    assert reported_steps(3) == [0, 1, 3]
+    assert reported_steps(20) == [0, 1, 5, 10, 20]

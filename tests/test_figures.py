@@ -1,3 +1,5 @@
+import pickle
+
 import jax
 import jax.numpy as jnp
 import matplotlib.image
@@ -7,6 +9,7 @@ import pytest
 from twmaml.evaluation import Evaluation
 from twmaml.figures import FigureData, draw_all
 from twmaml.grid import Axis
+from twmaml.statistics import summarize
 from twmaml.tasks.quadratic import Quadratic
 from twmaml.tasks.sinusoid import Sinusoid
 
@@ -25,12 +28,14 @@ def figure_data(make_learner, family, losses=None, steps=10):
     state, chunk = jax.jit(learner.train_chunk)(learner.init(0), jnp.int32(5))
     if losses is None:
         losses = np.asarray(jax.jit(evaluation.losses)(state.meta_params, evaluation.tasks()))
-    rows = [{}, {**chunk.metrics, **evaluation.summarize(losses)}]
+    rows = [{}, {**chunk.metrics, **summarize(losses, 1)}]
     names = set(rows[1])
     metrics = {name: np.array([float(row.get(name, np.nan)) for row in rows]) for name in names}
     return FigureData(
         title="test",
-        evaluation=evaluation,
+        grid=family.grid,
+        evaluation_grid=evaluation.grid,
+        draws=1,
         queue=jax.device_get(state.queue),
         probabilities=np.asarray(learner.sampler.probabilities(state.queue, state.step)),
         examples=jax.device_get(jax.jit(evaluation.examples)(state.meta_params)),
@@ -40,26 +45,32 @@ def figure_data(make_learner, family, losses=None, steps=10):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_figure_is_drawn(name, make_learner, tmp_path, caplog):
+def test_every_figure_is_drawn(name, make_learner, tmp_path):
     drawn = draw_all(figure_data(make_learner, FAMILIES[name]), tmp_path)
-    assert not caplog.records
-    assert [path.stem for path in drawn] == ["queue", "evaluation", "adaptation", "learning_curves", "regression"]
-    for path in drawn:
+    assert not drawn.failures
+    assert [path.stem for path in drawn.paths] == ["queue", "evaluation", "adaptation", "learning_curves", "regression"]
+    for path in drawn.paths:
         assert np.ptp(matplotlib.image.imread(path)[..., :3]) > 0.5  # something is on it
 
 
 @pytest.mark.parametrize("value", [np.inf, np.nan, 0.0])
-def test_losses_that_diverged_or_vanished_can_be_drawn(value, make_learner, tmp_path, caplog):
+def test_losses_that_diverged_or_vanished_can_be_drawn(value, make_learner, tmp_path):
     losses = np.full((20, 11), value)
     losses[:, 0] = 1.0
     drawn = draw_all(figure_data(make_learner, FAMILIES["2-D"], losses), tmp_path)
-    assert not caplog.records
-    assert len(drawn) == 5
+    assert not drawn.failures
+    assert len(drawn.paths) == 5
 
 
-def test_a_figure_that_fails_is_logged_and_the_others_are_drawn(make_learner, tmp_path, caplog):
+def test_a_figure_that_fails_is_told_and_the_others_are_drawn(make_learner, tmp_path):
     data = figure_data(make_learner, FAMILIES["2-D"])
     broken = FigureData(**{**vars(data), "probabilities": np.zeros(3)})
     drawn = draw_all(broken, tmp_path)
-    assert [path.stem for path in drawn] == ["evaluation", "adaptation", "learning_curves", "regression"]
-    assert [record.getMessage() for record in caplog.records] == ["The figure queue could not be drawn"]
+    assert [path.stem for path in drawn.paths] == ["evaluation", "adaptation", "learning_curves", "regression"]
+    (failure,) = drawn.failures
+    assert failure.startswith("the figure queue could not be drawn\nTraceback")
+
+
+def test_what_figures_are_drawn_from_goes_to_another_process(make_learner, tmp_path):
+    data = pickle.loads(pickle.dumps(figure_data(make_learner, FAMILIES["3-D"])))
+    assert not draw_all(data, tmp_path).failures

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_train import SMALL, environment  # noqa: F401  a fixture
+from tests.conftest import SMALL
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 FILES = dict(re.findall(r"^`([\w/.]+)`:\n\n```\w+\n(.*?)```", README, re.MULTILINE | re.DOTALL))
@@ -20,7 +20,7 @@ def test_both_examples_are_there():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_an_example_runs(command, tmp_path, environment):  # noqa: F811
+def test_an_example_runs(command, tmp_path, environment):
     for name, content in FILES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ from scipy import stats
 
 from tests.conftest import SAMPLERS, assert_trees_equal
 from twmaml.adaptation import MAML
-from twmaml.runner import NO_FAILURE, over_runs, shard_runs, stack_runs
+from twmaml.runner import NO_FAILURE, over_runs, shard_runs
 from twmaml.samplers import EpsilonGreedy, Proportional
 
 
@@ -41,7 +43,7 @@ def test_a_batch_of_runs_equals_single_runs(make_learner):
     sharding = shard_runs(4)
     assert len(sharding.device_set) == 2
     many = over_runs(learner.train_chunk, sharding)
-    states, chunk = many(stack_runs([learner.init(seed) for seed in (0, 1, 2, 3)]), jnp.int32(40))
+    states, chunk = many(jax.vmap(learner.init)(jnp.arange(4, dtype=jnp.uint32)), jnp.int32(40))
     for i, seed in enumerate((0, 1, 2)):
         alone, alone_chunk = jax.jit(learner.train_chunk)(learner.init(seed), jnp.int32(40))
         for one, other in zip(jax.tree.leaves(alone.meta_params), jax.tree.leaves(states.meta_params), strict=True):
@@ -49,6 +51,31 @@ def test_a_batch_of_runs_equals_single_runs(make_learner):
         np.testing.assert_allclose(
             np.asarray(chunk.metrics["train/loss"])[i], alone_chunk.metrics["train/loss"], rtol=1e-4
         )
+
+
+@pytest.mark.parametrize("meta_batch", [6, 7])
+def test_a_meta_batch_shared_by_devices_equals_one_on_one_device(meta_batch, make_learner):
+    learner = make_learner(Proportional("losses", True), meta_batch=meta_batch)
+    shared = dataclasses.replace(learner, task_devices=2)
+    states = jax.vmap(learner.init)(jnp.arange(2, dtype=jnp.uint32))
+    results = []
+    for each in (learner, shared):
+        sharding = shard_runs(2, each.task_devices)
+        assert dict(sharding.mesh.shape) == {"runs": 2 // each.task_devices, "tasks": each.task_devices}
+        results.append(over_runs(each.train_chunk, sharding)(states, jnp.int32(30)))
+    (alone, alone_chunk), (together, chunk) = jax.device_get(results)
+    np.testing.assert_array_equal(alone.queue.visits, together.queue.visits)
+    for one, other in zip(jax.tree.leaves(alone.meta_params), jax.tree.leaves(together.meta_params), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    for name, values in alone_chunk.metrics.items():
+        np.testing.assert_allclose(values, chunk.metrics[name], rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**31 - 1, 2**31, 2**32 - 1])
+def test_a_seed_in_a_program_is_the_seed_itself(seed, make_learner):
+    learner = make_learner()
+    inside = jax.jit(learner.init)(np.uint32(seed))
+    assert_trees_equal(inside.key, learner.init(seed).key)
 
 
 def test_no_chunk_after_the_first_compiles(make_learner):
@@ -59,7 +86,7 @@ def test_no_chunk_after_the_first_compiles(make_learner):
     learner = make_learner(Proportional("losses", True))
     sharding = shard_runs(1)
     train = over_runs(learner.train_chunk, sharding)
-    state = jax.device_put(stack_runs([learner.init(0)]), sharding)
+    state = jax.device_put(jax.vmap(learner.init)(jnp.zeros(1, jnp.uint32)), sharding)
     lengths = [jnp.int32(n) for n in (5, 5, 9)]
     before = len(compiled)
     state, _ = train(state, lengths[0])

@@ -1,63 +1,20 @@
 """The command line itself, as a user calls it."""
 
-import importlib
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.conftest import SMALL, read_wandb, succeed
 from twmaml.tracking import read_metrics
 
 ROOT = Path(__file__).parent.parent
-SMALL = [
-    "steps=60",
-    "log_every=20",
-    "evaluation.every=40",
-    "evaluation.cells=[4,3]",
-    "evaluation.steps=5",
-    "model.widths=[8]",
-    "task.amplitude.cells=5",
-    "task.phase.cells=4",
-    "meta_batch=4",
-]
-
-
-@pytest.fixture(scope="session")
-def environment(tmp_path_factory):
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "HYDRA_", "JAX_"))}
-    home = tmp_path_factory.mktemp("home")  # no login, no cache of another run
-    return {**kept, "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"), "NETRC": str(home / "netrc")}
-
-
-@pytest.fixture
-def train(tmp_path, environment):
-    def run(*overrides, wandb="disabled", small=True, **arguments):
-        command = [sys.executable, "-m", "twmaml.train", *overrides, f"wandb.mode={wandb}", *(SMALL if small else [])]
-        return subprocess.run(
-            command,
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-            **arguments,
-        )
-
-    return run
-
-
-def succeed(process):
-    assert process.returncode == 0, process.stderr
-    return process
 
 
 def test_a_run_leaves_what_was_promised(train, tmp_path):
@@ -108,20 +65,7 @@ def test_a_run_leaves_what_was_promised(train, tmp_path):
 
 def _check_wandb(folder):
     """Reads the offline run back from its log: configuration, every row, every figure."""
-    protocol: Any = importlib.import_module("wandb.proto.wandb_internal_pb2")
-    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    config, history, exit_code = {}, [], None
-    for data in _leveldb_records(path.read_bytes()):
-        record = protocol.Record()
-        record.ParseFromString(data)
-        kind = record.WhichOneof("record_type")
-        if kind == "run":
-            config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
-        elif kind == "history":
-            items = record.history.item
-            history.append({i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items})
-        elif kind == "exit":
-            exit_code = record.exit.exit_code
+    _, config, history, exit_code = read_wandb(folder)
     assert (config["sampler"], config["task"], config["seed"]) == ("importance_delta", "sin2d", 0)
     assert config["sampler_config"]["uniform_fraction"] == 0.1
     metrics = read_metrics(folder / "metrics.csv")
@@ -132,23 +76,6 @@ def _check_wandb(folder):
     drawn = {key.split("/")[1] for row in history for key in row if key.startswith("figures/")}
     assert drawn == {path.stem for path in (folder / "figures").iterdir()}
     assert exit_code == 0
-
-
-def _leveldb_records(content):
-    """The records of W&B's file: LevelDB's log format after a header of 7 bytes, in blocks of 32 KiB."""
-    position, parts = 7, []
-    while position + 7 <= len(content):
-        left_in_block = 32768 - position % 32768
-        if left_in_block < 7:
-            position += left_in_block
-            continue
-        length = int.from_bytes(content[position + 4 : position + 6], "little")
-        kind = content[position + 6]
-        parts.append(content[position + 7 : position + 7 + length])
-        position += 7 + length
-        if kind in (1, 4):  # whole, or last
-            yield b"".join(parts)
-            parts = []
 
 
 def test_the_same_seed_gives_the_same_file_and_another_seed_another_one(train, tmp_path):

@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ import optax
 from hydra.errors import CompactHydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 from pydantic.dataclasses import dataclass
 
 from twmaml.adaptation import Adaptation
@@ -39,8 +40,16 @@ _MOST_WEIGHTS = 1e9  # with gradient and optimiser state 16 GB
 _STRICT = ConfigDict(strict=True, extra="forbid")
 
 
-class ConfigurationError(Exception):
+class ExpectedError(Exception):
+    """Something that can go wrong without a fault in the program; its message tells all that there is to tell."""
+
+
+class ConfigurationError(ExpectedError):
     """A mistake of the user's; the message is one line that names the key, the value and what is allowed."""
+
+
+class SweepFailedError(ExpectedError):
+    """Some jobs of a sweep have failed; the message lists each with its reason."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -65,6 +74,14 @@ class WandbSettings:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class DeviceSettings:
+    """The keys under `devices`."""
+
+    tasks: PositiveInt
+    memory_gib: PositiveFloat | None
+
+
+@dataclass(frozen=True, config=_STRICT)
 class Settings:
     """A run's own keys, besides the groups."""
 
@@ -77,6 +94,7 @@ class Settings:
     figures_every: PositiveInt | None
     evaluation: EvaluationSettings
     wandb: WandbSettings
+    devices: DeviceSettings
     uniform_fraction: Fraction
 
     def __post_init__(self) -> None:
@@ -123,7 +141,7 @@ def build_job(cfg: DictConfig) -> Job:
     Raises:
         ConfigurationError: for the first thing that is wrong.
     """
-    settings = _read_settings(cfg)
+    settings = read_settings(cfg)
     _check_epsilon(cfg)
     learner = MetaLearner(
         family=_build_part(cfg, "task", TaskFamily),
@@ -134,6 +152,7 @@ def build_job(cfg: DictConfig) -> Job:
         meta_batch=settings.meta_batch,
         shots=settings.shots,
         queries=settings.queries,
+        task_devices=settings.devices.tasks,
     )
     weights = jax.eval_shape(learner.model.init, jax.random.key(0), learner.family.example_input)
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(weights))
@@ -147,13 +166,20 @@ def build_job(cfg: DictConfig) -> Job:
         raise ConfigurationError(f"evaluation.cells={asked.cells}: {_one_line(error)}") from error
     evaluation = Evaluation(learner, grid, asked.steps, asked.draws, asked.queries, asked.seed)
     try:
-        jax.eval_shape(lambda: learner.meta_step(learner.init(0)))
+        alone = replace(learner, task_devices=1)
+        jax.eval_shape(lambda: alone.meta_step(alone.init(0)))
     except (ValueError, TypeError, OverflowError) as error:
         raise ConfigurationError(f"task, model and adaptation do not fit together: {_one_line(error)}") from error
     return Job(settings, learner, evaluation)
 
 
-def _read_settings(cfg: DictConfig) -> Settings:
+def read_settings(cfg: DictConfig) -> Settings:
+    """Reads and checks a run's own keys.
+
+    Raises:
+        ConfigurationError: for the first thing that is wrong.
+    """
+
     def as_plain(node: str) -> Any:
         return OmegaConf.to_container(cfg[node], resolve=True) if OmegaConf.is_config(cfg[node]) else cfg[node]
 
@@ -169,12 +195,13 @@ def _read_settings(cfg: DictConfig) -> Settings:
     for name in (*Settings.__dataclass_fields__, *_OTHER_KEYS):
         if name not in cfg:
             raise ConfigurationError(f"{name}: is missing")
-    for name in ("evaluation", "wandb", "optimizer", "task", "sampler", "model", "adaptation"):
+    for name in ("evaluation", "wandb", "devices", "optimizer", "task", "sampler", "model", "adaptation"):
         if not OmegaConf.is_dict(cfg[name]):
             raise ConfigurationError(f"{name}={cfg[name]}: must be a group of keys")
     own = {name: as_plain(name) for name in Settings.__dataclass_fields__}
     own["evaluation"] = read(EvaluationSettings, own["evaluation"], "evaluation.")
     own["wandb"] = read(WandbSettings, own["wandb"], "wandb.")
+    own["devices"] = read(DeviceSettings, own["devices"], "devices.")
     return read(Settings, own, "")
 
 
@@ -248,7 +275,7 @@ def _first_invalid(error: ValidationError, prefix: str) -> str:
 
 def explain(error: BaseException) -> str | None:
     """The one line that tells the user what is wrong; None for an error that is not the user's."""
-    if isinstance(error, ConfigurationError):
+    if isinstance(error, ExpectedError):
         return str(error)
     if isinstance(error, OSError) and error.filename is not None:
         return f"cannot write to {error.filename}: {error.strerror}"

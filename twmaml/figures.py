@@ -1,22 +1,22 @@
 """The figures of one run, with parameter axes and units. Draws files; shows nothing."""
 
-import logging
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
-from twmaml.evaluation import TAILS, Evaluation, Example, cell_means, cvar, diverged_tasks
+from twmaml.evaluation import Example
 from twmaml.grid import ParameterGrid
 from twmaml.priority_queue import PriorityQueue
-
-log = logging.getLogger(__name__)
+from twmaml.statistics import TAILS, cell_means, cvar, diverged_tasks, reported_steps
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 """Okabe and Ito's palette, which the colour-blind can tell apart."""
@@ -27,10 +27,14 @@ _UNITS = {"deg": "°"}
 
 @dataclass(frozen=True)
 class FigureData:
-    """All that the figures of a run are drawn from."""
+    """All that the figures of a run are drawn from: plain data, so that another process can draw them."""
 
     title: str
-    evaluation: Evaluation
+    grid: ParameterGrid
+    """Of the queue."""
+    evaluation_grid: ParameterGrid
+    draws: int
+    """Evaluation tasks of a cell."""
     queue: PriorityQueue
     probabilities: np.ndarray
     """The sampler's distribution over cells."""
@@ -41,9 +45,17 @@ class FigureData:
     """metrics.csv by column."""
 
 
-def draw_all(data: FigureData, folder: Path) -> list[Path]:
-    """Draws every figure into the folder. One that fails is logged, and the others are drawn."""
-    drawn = []
+class Drawn(NamedTuple):
+    """What came of drawing."""
+
+    paths: list[Path]
+    failures: list[str]
+    """The traceback of each figure that could not be drawn."""
+
+
+def draw_all(data: FigureData, folder: Path) -> Drawn:
+    """Draws every figure into the folder. One that fails does not keep the others from being drawn."""
+    drawn = Drawn([], [])
     for name, draw in {
         "queue": _queue,
         "evaluation": _evaluation,
@@ -57,9 +69,9 @@ def draw_all(data: FigureData, folder: Path) -> list[Path]:
                 continue
             figure.suptitle(f"{data.title}: {name.replace('_', ' ')}", x=0.01, ha="left", fontweight="bold")
             figure.savefig(folder / f"{name}.png", dpi=120)
-            drawn.append(folder / f"{name}.png")
+            drawn.paths.append(folder / f"{name}.png")
         except Exception:
-            log.exception("The figure %s could not be drawn", name)
+            drawn.failures.append(f"the figure {name} could not be drawn\n{traceback.format_exc()}")
     return drawn
 
 
@@ -95,8 +107,54 @@ def _show(axes: Axes, grid: ParameterGrid, values: np.ndarray, view: tuple[str, 
     return axes.pcolormesh(*edges, np.ma.masked_invalid(marginal).T, cmap="viridis", rasterized=True, **style)
 
 
+def _panels(
+    rows: int, columns: int, width: float, height: float, right: float = 0.2
+) -> tuple[Figure, list[list[Axes]]]:
+    """A figure of equal panels, placed by hand: constrained layout would take as long again as drawing.
+
+    Args:
+        rows: of panels.
+        columns: of panels.
+        width: of a panel with its labels, in inches.
+        height: likewise.
+        right: of that width, what is kept free at the right, 0.9 for a colour bar.
+    """
+    left, bottom, top, title = 0.75, 0.5, 0.3, 0.4
+    size = (columns * width, rows * height + title)
+    figure = Figure(figsize=size)
+    panel = ((width - left - right) / size[0], (height - bottom - top) / size[1])
+    return figure, [
+        [
+            figure.add_axes(((c * width + left) / size[0], ((rows - 1 - r) * height + bottom) / size[1], *panel))
+            for c in range(columns)
+        ]
+        for r in range(rows)
+    ]
+
+
+def _title(axes: Axes, text: str) -> None:
+    axes.set_title(text, fontsize=10, y=1.0)  # a fixed height, which would take half of the drawing's time to find
+
+
+class _PlainNumbers(LogFormatter):
+    """0.5 instead of 5 × 10⁻¹ beside a logarithmic axis."""
+
+    def _num_to_string(self, x: float, vmin: float, vmax: float) -> str:
+        return f"{x:g}"
+
+
+def _plain_numbers(axes: Axes) -> None:
+    axes.yaxis.set_major_formatter(_PlainNumbers())
+    axes.yaxis.set_minor_formatter(_PlainNumbers(minor_thresholds=(1.5, 0.6)))
+
+
+def _colour_bar(axes: Axes, mesh: Any, label: str = "", extend: str = "neither") -> None:
+    cax = axes.inset_axes((1.03, 0.0, 0.05, 1.0))
+    axes.figure.colorbar(mesh, cax=cax, label=label, extend=extend)
+
+
 def _queue(data: FigureData) -> Figure:
-    grid = data.evaluation.learner.family.grid
+    grid = data.grid
     rows = {
         "latest loss": np.asarray(data.queue.losses),
         "latest change of the loss": np.asarray(data.queue.deltas),
@@ -104,8 +162,7 @@ def _queue(data: FigureData) -> Figure:
         "probability × cells": data.probabilities * grid.size,
     }
     views = _views(grid)
-    figure = Figure(figsize=(4.2 * len(rows), 0.6 + 3.1 * len(views)), layout="constrained")
-    panels = figure.subplots(len(views), len(rows), squeeze=False)
+    figure, panels = _panels(len(views), len(rows), 4.4, 3.3, right=0.9)
     for row, view in zip(panels, views, strict=True):
         for axes, (name, values) in zip(row, rows.items(), strict=True):
             known = _marginal(grid, values, view)
@@ -115,34 +172,32 @@ def _queue(data: FigureData) -> Figure:
             capped = known.size > 0 and most < known.max() and len(view) > 1
             mesh = _show(axes, grid, values, view, **({"vmax": most} if capped else {}))
             others = [other for other in grid.names if other not in view]
-            axes.set_title(name + (f", mean over {' and '.join(others)}" if others else ""), fontsize=10)
+            _title(axes, name + (f", mean over {' and '.join(others)}" if others else ""))
             if mesh is not None:
-                figure.colorbar(mesh, ax=axes, extend="max" if capped else "neither")
+                _colour_bar(axes, mesh, extend="max" if capped else "neither")
     return figure
 
 
 def _evaluation(data: FigureData) -> Figure:
-    evaluation = data.evaluation
-    grid = evaluation.grid
+    grid, draws = data.evaluation_grid, data.draws
     diverged = diverged_tasks(data.losses)
-    k = evaluation.steps
-    cells = cell_means(data.losses[:, k], diverged[:, k], evaluation.draws)
+    k = data.losses.shape[1] - 1
+    cells = cell_means(data.losses[:, k], diverged[:, k], draws)
     views = _views(grid)
-    figure = Figure(figsize=(5.0 * (len(views) + 1), 4.2), layout="constrained")
-    *maps, distribution = figure.subplots(1, len(views) + 1, squeeze=False)[0]
+    figure, ((*maps, distribution),) = _panels(1, len(views) + 1, 5.0, 4.0, right=1.0)
     known = np.concatenate([_marginal(grid, cells, view).ravel() for view in views])
     known = known[known > 0]
     norm = LogNorm(known.min(), known.max()) if known.size and known.min() < known.max() else Normalize()
     centres = np.stack(np.unravel_index(np.arange(grid.size), grid.shape), axis=1)
-    marked = centres[diverged[:, k].reshape(-1, evaluation.draws).any(axis=1)]
+    marked = centres[diverged[:, k].reshape(-1, draws).any(axis=1)]
     label = f"{diverged[:, k].sum()} diverged"
     for axes, view in zip(maps, views, strict=True):
         mesh = _show(axes, grid, cells, view, **({"norm": norm} if len(view) == 2 else {}))
         others = [name for name in grid.names if name not in view]
         over = f", mean over {' and '.join(others)}" if others else ""
-        axes.set_title(f"loss after {k} inner steps{over}", fontsize=10)
+        _title(axes, f"loss after {k} inner steps{over}")
         if mesh is not None:
-            figure.colorbar(mesh, ax=axes, label="mean squared error" if _is_regression(data) else "loss")
+            _colour_bar(axes, mesh, label="mean squared error" if _is_regression(data) else "loss")
         if marked.size:
             middles = [(edges[:-1] + edges[1:]) / 2 for edges in (grid.axes[name].edges() for name in view)]
             place = [m[marked[:, grid.names.index(name)]] for m, name in zip(middles, view, strict=True)]
@@ -153,14 +208,14 @@ def _evaluation(data: FigureData) -> Figure:
     positive = data.losses[np.isfinite(data.losses) & ~diverged & (data.losses > 0)]
     if positive.size:
         bins = np.geomspace(positive.min(), positive.max() * 1.0001, 40)
-        for colour, step in zip(COLOURS, evaluation.reported_steps(), strict=False):
+        for colour, step in zip(COLOURS, reported_steps(k), strict=False):
             losses = data.losses[~diverged[:, step], step]
             style: dict[str, Any] = {"histtype": "step", "linewidth": 1.5, "color": colour}
             distribution.hist(losses, bins=bins, label=f"{step} steps", **style)
         distribution.set_xscale("log")
         distribution.legend(title="inner steps", fontsize=8)
     distribution.set(xlabel="loss", ylabel="evaluation tasks")
-    distribution.set_title(f"distribution over {len(data.losses)} tasks", fontsize=10)
+    _title(distribution, f"distribution over {len(data.losses)} tasks")
     return figure
 
 
@@ -168,8 +223,7 @@ def _adaptation(data: FigureData) -> Figure:
     diverged = diverged_tasks(data.losses).any(axis=1)
     kept = data.losses[~diverged].T  # the same tasks at every step, or the curve would fall by dropping some
     steps = range(len(kept)) if kept.size else []
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.subplots()
+    figure, ((axes,),) = _panels(1, 1, 6.4, 4.0)
     quartiles = np.array([np.quantile(kept[k], [0.25, 0.5, 0.75]) for k in steps]).reshape(-1, 3).T
     axes.fill_between(steps, quartiles[0], quartiles[2], color=COLOURS[0], alpha=0.2, label="middle half of the tasks")
     axes.plot(steps, quartiles[1], color=COLOURS[0], linestyle="--", label="median")
@@ -180,6 +234,7 @@ def _adaptation(data: FigureData) -> Figure:
     if diverged.any():
         axes.plot([], [], " ", label=f"left out: {diverged.sum()} that diverged at some step")
     axes.set(xlabel="inner steps", ylabel="loss on query data", yscale="log")
+    _plain_numbers(axes)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return figure
@@ -187,6 +242,7 @@ def _adaptation(data: FigureData) -> Figure:
 
 def _learning_curves(data: FigureData) -> Figure:
     steps = data.metrics["step"]
+    inner_steps = reported_steps(data.losses.shape[1] - 1)
     panels = {
         "loss": "mean evaluation loss",
         "std": "standard deviation over tasks",
@@ -194,16 +250,16 @@ def _learning_curves(data: FigureData) -> Figure:
         **{f"cvar_{tail}": f"CVaR, worst {tail} %" for tail in TAILS},
         "diverged": "diverged tasks, left out of the others",
     }
-    figure = Figure(figsize=(15, 6.6), layout="constrained")
-    first, *others = figure.subplots(2, 4).flat
+    figure, rows = _panels(2, 4, 3.9, 3.3)
+    first, *others = (axes for row in rows for axes in row)
     first.plot(steps, data.metrics["train/loss"], color=COLOURS[0], linewidth=0.8)
-    first.set_title("loss after adapting on the training tasks, as drawn", fontsize=10)
+    _title(first, "loss after adapting, as drawn in training")
     for axes, (name, title) in zip(others, panels.items(), strict=False):
-        for k, colour in zip(data.evaluation.reported_steps(), COLOURS, strict=False):
+        for k, colour in zip(inner_steps, COLOURS, strict=False):
             values = data.metrics[f"eval/{name}_step_{k}"]
             known = ~np.isnan(values)
             axes.plot(steps[known], values[known], color=colour, linewidth=1.5, label=f"{k}")
-        axes.set_title(title, fontsize=10)
+        _title(axes, title)
     others[0].legend(title="inner steps", fontsize=8)
     others[-1].set_axis_off()
     for axes in (first, *others[:-1]):
@@ -212,6 +268,7 @@ def _learning_curves(data: FigureData) -> Figure:
         if not any((np.asarray(line.get_ydata()) <= 0).any() for line in axes.lines):  # not the counts
             axes.set_yscale("log")
             axes.autoscale(axis="y")
+            _plain_numbers(axes)
         axes.grid(alpha=0.3)
     return figure
 
@@ -221,17 +278,18 @@ def _regression(data: FigureData) -> Figure | None:
     examples = data.examples
     if examples is None:
         return None
-    name, axis = next(iter(data.evaluation.grid.axes.items()))
-    steps = sorted({0, 1, data.evaluation.steps})
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
-    for i, axes in enumerate(figure.subplots(1, 3, sharey=True)):
+    name, axis = next(iter(data.evaluation_grid.axes.items()))
+    steps = sorted({0, 1, data.losses.shape[1] - 1})
+    figure, (row,) = _panels(1, 3, 4.4, 3.9)
+    for i, axes in enumerate(row):
+        axes.sharey(row[0]) if i else None
         axes.plot(examples.x[i], examples.target[i], color="black", linewidth=2, label="target")
         support = examples.support
         axes.plot(support.inputs[i], support.targets[i], "^", color="black", markersize=6, label="support points")
         for k, colour, line in zip(steps, COLOURS, (":", "--", "-"), strict=False):
             label = f"after {k} inner step{'' if k == 1 else 's'}"
             axes.plot(examples.x[i], examples.predictions[i, k], line, color=colour, linewidth=1.8, label=label)
-        axes.set_title(f"{name} {examples.task[i, 0] / axis.scale:.2f}{_UNITS.get(axis.unit, axis.unit)}", fontsize=10)
+        _title(axes, f"{name} {examples.task[i, 0] / axis.scale:.2f}{_UNITS.get(axis.unit, axis.unit)}")
         axes.set_xlabel("x")
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("y")

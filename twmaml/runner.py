@@ -1,6 +1,7 @@
 """The method: one meta-step, many of them as one compiled program, many runs around it."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, UInt32
 
 from twmaml.adaptation import Adaptation, adapt
 from twmaml.models import Model
@@ -55,8 +56,10 @@ class MetaLearner:
     meta_batch: int
     shots: int
     queries: int
+    task_devices: int = 1
+    """Devices that share the tasks of a meta-batch; if not 1, only inside a mesh with an axis `tasks` of that size."""
 
-    def init(self, seed: int) -> RunState:
+    def init(self, seed: int | UInt32[Array, ""]) -> RunState:
         """The state before the first meta-step; all of a run's randomness follows from the seed."""
         init_key, loop_key = jax.random.split(jax.random.key(seed))
         meta_params = self.adaptation.init(self.model.init(init_key, self.family.example_input))
@@ -74,16 +77,31 @@ class MetaLearner:
         grid = self.family.grid
         draw = self.sampler.draw(draw_key, grid, state.queue, state.step, self.meta_batch)
 
-        def meta_loss(meta_params: MetaParams) -> tuple[Array, Outcome]:
-            task_keys = jax.random.split(tasks_key, self.meta_batch)
-            outcomes = jax.vmap(partial(self.adapted_outcome, meta_params))(task_keys, draw.tasks)
-            return jnp.mean(draw.weights * outcomes.loss), outcomes
-
-        gradient, outcomes = jax.grad(meta_loss, has_aux=True)(state.meta_params)
+        batch = _MetaBatch(jax.random.split(tasks_key, self.meta_batch), draw.tasks, draw.weights)
+        gradient, outcomes = self._meta_gradient(state.meta_params, batch)
         updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.meta_params)
         meta_params = optax.apply_updates(state.meta_params, updates)
         queue = record(state.queue, draw.cells, outcomes.score, state.step)
         return RunState(meta_params, opt_state, queue, state.key, state.step + 1), draw, outcomes
+
+    def _meta_gradient(self, meta_params: MetaParams, batch: "_MetaBatch") -> tuple[MetaParams, Outcome]:
+        """Gradient of the weighted mean of the losses after adapting, and the outcome of every task."""
+
+        def meta_loss(meta_params: MetaParams, batch: _MetaBatch) -> tuple[Array, Outcome]:
+            outcomes = jax.vmap(partial(self.adapted_outcome, meta_params))(batch.keys, batch.tasks)
+            return jnp.sum(batch.weights * outcomes.loss) / self.meta_batch, outcomes
+
+        gradient_of = jax.grad(meta_loss, has_aux=True)
+        if self.task_devices == 1:
+            return gradient_of(meta_params, batch)
+        share = math.ceil(self.meta_batch / self.task_devices)
+        index = jax.lax.axis_index("tasks") * share + jnp.arange(share)
+        mine = jax.tree.map(lambda leaf: leaf[index % self.meta_batch], batch)
+        # What pads the last devices' shares counts for nothing.
+        mine = mine._replace(weights=jnp.where(index < self.meta_batch, mine.weights, 0))
+        gradient, outcomes = gradient_of(meta_params, mine)
+        everyones = jax.lax.all_gather(outcomes, "tasks", tiled=True)
+        return jax.lax.psum(gradient, "tasks"), jax.tree.map(lambda leaf: leaf[: self.meta_batch], everyones)
 
     def adapted_outcome(self, meta_params: MetaParams, key: Key[Array, ""], task: Float[Array, " axes"]) -> Outcome:
         """Adapts to one task on support data and judges the adapted network on query data."""
@@ -141,6 +159,14 @@ class MetaLearner:
         return state, Chunk(metrics, first_failure)
 
 
+class _MetaBatch(NamedTuple):
+    """The tasks of a meta-step, the keys of their data, and what each one's loss counts for."""
+
+    keys: Key[Array, " tasks"]
+    tasks: Float[Array, "tasks axes"]
+    weights: Float[Array, " tasks"]
+
+
 def _step_metrics(draw: Draw, outcomes: Outcome) -> dict[str, Float[Array, ""]]:
     """What is summed over the steps of a chunk."""
     return {
@@ -181,12 +207,9 @@ def over_runs(program: Callable[[Any, Any], Any], sharding: NamedSharding) -> An
     return jax.jit(many, in_shardings=(sharding, NamedSharding(sharding.mesh, everywhere)), out_shardings=sharding)
 
 
-def shard_runs(runs: int) -> NamedSharding:
-    """Spreads the axis of runs over the devices, over as many as there are runs at the most."""
-    devices = jax.devices()[:runs]
-    return NamedSharding(jax.sharding.Mesh(np.array(devices), ("runs",)), PartitionSpec("runs"))
-
-
-def stack_runs(states: Sequence[Any]) -> Any:
-    """States of single runs as one state with a leading axis of runs."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+def shard_runs(runs: int, task_devices: int = 1) -> NamedSharding:
+    """Spreads the axis of runs over the devices, `task_devices` of them for a run, over no more than there are runs."""
+    devices = jax.devices()
+    at_once = max(1, min(runs, len(devices) // task_devices))
+    mesh = np.array(devices[: at_once * task_devices]).reshape(at_once, task_devices)
+    return NamedSharding(jax.sharding.Mesh(mesh, ("runs", "tasks")), PartitionSpec("runs"))

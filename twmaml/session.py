@@ -1,7 +1,6 @@
 """The host's side of a job: chunks of the compiled loop, and between them what is logged, evaluated and drawn."""
 
 import importlib
-import logging
 import math
 import platform
 import time
@@ -10,7 +9,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +19,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 from twmaml.evaluation import Evaluation, EvaluationTasks, Example
 from twmaml.grid import ParameterGrid
 from twmaml.priority_queue import PriorityQueue, visit_loss_correlation
-from twmaml.runner import NO_FAILURE, Chunk, MetaLearner, RunState, over_runs, shard_runs, stack_runs
+from twmaml.runner import NO_FAILURE, Chunk, MetaLearner, RunState, over_runs, shard_runs
 from twmaml.samplers import Sampler
-from twmaml.tracking import MetricsFile, WandbRun, read_metrics, write_json
+from twmaml.statistics import summarize
+from twmaml.tracking import MetricsFile, WandbRun, read_metrics, run_log, write_json
 from twmaml.types import MetaParams, Step
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from twmaml.figures import Drawn
 
 # For programs that run seldom: compiles in half the time; evaluation is as fast as at the highest level.
 _QUICKLY: Any = {"xla_backend_optimization_level": 1}
@@ -71,6 +72,8 @@ class Run:
     step: int = 0
     status: str = "running"
     """`running`, `finished`, `interrupted`, or the one line that says why it failed."""
+    figures: tuple[int, "Future[Drawn]"] | None = None
+    """The figures being drawn, and of which step."""
 
     @property
     def failed(self) -> bool:
@@ -84,6 +87,24 @@ class Run:
         self.metrics.write(step, metrics)
         self.wandb.log(step, metrics)
 
+    def finish_figures(self) -> None:
+        """Waits for the figures that are being drawn, if any are, and sends them to W&B."""
+        if self.figures is None:
+            return
+        (step, drawing), self.figures = self.figures, None
+        try:
+            drawn = drawing.result()
+        except Exception as error:  # whatever the figures meet, they are no reason to lose the run
+            run_log(self.folder).error("The figures of meta-step %d could not be drawn: %r", step, error)
+            return
+        for failure in drawn.failures:
+            run_log(self.folder).error(failure)
+        self.wandb.log_figures(step, drawn.paths)
+
+
+class DoesNotFitError(MemoryError):
+    """So many runs in one program need more memory than there is."""
+
 
 class Session:
     """Trains several runs as one program. Compiled on construction, so nothing compiles again later.
@@ -92,28 +113,50 @@ class Session:
         learner: what is trained.
         evaluation: what it is judged by.
         seeds: one run each.
-        executor: compiles in the background what is not needed at once.
+        memory: bytes that the program may take.
+        background: compiles what is not needed at once.
+        drawing: draws figures; a pool of processes draws those of several runs side by side.
+
+    Raises:
+        DoesNotFitError: if several runs take more than `memory`, as the compiler counts it; one is tried anyway.
     """
 
-    def __init__(self, learner: MetaLearner, evaluation: Evaluation, seeds: Sequence[int], executor: Executor) -> None:
+    def __init__(
+        self,
+        learner: MetaLearner,
+        evaluation: Evaluation,
+        seeds: Sequence[int],
+        *,
+        memory: float,
+        background: Executor,
+        drawing: Executor,
+    ) -> None:
         self.evaluation = evaluation
-        sharding = shard_runs(len(seeds))
+        self._drawing = drawing
+        sharding = shard_runs(len(seeds), learner.task_devices)
         everywhere = NamedSharding(sharding.mesh, PartitionSpec())
         # Runs are padded to a multiple of the devices by repeating the last one, of which nobody hears.
-        padded = [*seeds, *[seeds[-1]] * (-len(seeds) % len(sharding.device_set))]
-        init = jax.jit(lambda: stack_runs([learner.init(seed) for seed in padded]), out_shardings=sharding)
-        fix = jax.jit(evaluation.tasks, out_shardings=everywhere)
-        train, evaluate = over_runs(learner.train_chunk, sharding), over_runs(evaluation.losses, sharding)
-        states, fixed = jax.eval_shape(init), jax.eval_shape(fix)
-        starting = executor.submit(lambda: [program.lower().compile(_QUICKLY)() for program in (init, fix)])
-        evaluating = executor.submit(lambda: evaluate.lower(states.meta_params, fixed).compile(_QUICKLY))
-        self._train = train.lower(states, jax.ShapeDtypeStruct((), jnp.int32)).compile()
+        padded = np.array([*seeds, *[seeds[-1]] * (-len(seeds) % sharding.mesh.shape["runs"])], np.uint32)
+        init = over_runs(lambda seed, _: learner.init(seed), sharding).lower(padded, None)
+        fix = jax.jit(evaluation.tasks, out_shardings=everywhere).lower()
+        states, fixed = init.out_info, fix.out_info
+        starting = background.submit(lambda: [program.compile(_QUICKLY) for program in (init, fix)])
+        evaluate = over_runs(evaluation.losses, sharding).lower(states.meta_params, fixed)
+        evaluating = background.submit(lambda: evaluate.compile(_QUICKLY))
+        train = over_runs(learner.train_chunk, sharding).lower(states, jax.ShapeDtypeStruct((), jnp.int32))
+        self._train = train.compile()
         self._evaluate = evaluating.result()
+        needed = max(_bytes_taken(program, sharding) for program in (self._train, self._evaluate))
+        if needed > memory and len(seeds) > 1:
+            raise DoesNotFitError(f"{len(seeds)} runs need {needed / 2**30:.2g} GiB of {memory / 2**30:.2g}")
         self.states: RunState
         self.fixed: EvaluationTasks
-        self.states, self.fixed = starting.result()
-        executor.submit(importlib.import_module, "twmaml.figures")
-        self._illustrate: Future[Any] = executor.submit(self._compile_illustrate)
+        starts, fixes = starting.result()
+        self.states, self.fixed = starts(jax.device_put(padded, sharding), None), fixes()
+        nothing = np.zeros((evaluation.grid.size * evaluation.draws, evaluation.steps + 1))
+        self.metric_names = [*train.out_info[1].metrics, CORRELATION, *summarize(nothing, evaluation.draws)]
+        background.submit(importlib.import_module, "twmaml.figures")
+        self._illustrate: Future[Any] = background.submit(self._compile_illustrate)
         self._seconds = 0.0
         self._began = time.perf_counter()
 
@@ -155,6 +198,7 @@ class Session:
         self._draw(runs)
         for run in runs:
             if run.status == "running":
+                run.finish_figures()
                 run.status = "finished" if step == plan.steps else "interrupted"
                 if not np.isfinite(run.losses[:, 0]).any():  # the very last update broke the network
                     run.status = self._failure(run, step)
@@ -172,7 +216,7 @@ class Session:
             if run.status == "running":
                 run.losses = of_run
                 _save_evaluation(run.folder, step, of_run, tasks, grid)
-                run.log(step, {**row, **self.evaluation.summarize(of_run)})
+                run.log(step, {**row, **summarize(of_run, self.evaluation.draws)})
 
     def _rows(self, chunk: Chunk) -> list[dict[str, float]]:
         """What is logged of a chunk, for each run."""
@@ -193,10 +237,11 @@ class Session:
         run.losses = np.asarray(self._evaluate(self.states.meta_params, self.fixed))[index]
         _save_evaluation(run.folder, failure, run.losses, np.asarray(self.fixed.tasks), self.evaluation.grid)
         if row is None:  # the row of this step is written already
-            run.latest |= self.evaluation.summarize(run.losses)
+            run.latest |= summarize(run.losses, self.evaluation.draws)
         else:
-            run.log(failure, {**row, **self.evaluation.summarize(run.losses)})
+            run.log(failure, {**row, **summarize(run.losses, self.evaluation.draws)})
         self._draw_one(run, index)
+        run.finish_figures()
         run.status = self._failure(run, failure)
         self._close(run)
         self.states = healthy
@@ -205,7 +250,7 @@ class Session:
         """The line that says why a run failed, which is logged too."""
         cause = _likely_cause(run, self.evaluation.learner.sampler)
         line = f"the loss of seed {run.seed} is not finite at meta-step {step}: {cause}"
-        log.info(line)
+        run_log(run.folder).info(line)
         return line
 
     def _draw(self, runs: Sequence[Run]) -> None:
@@ -216,19 +261,22 @@ class Session:
     def _draw_one(self, run: Run, index: int) -> None:
         from twmaml.figures import FigureData, draw_all  # noqa: PLC0415  imported in the background by now
 
+        run.finish_figures()
         shown = (self.states.meta_params, self.states.queue, self.states.step)
         meta_params, queue, step = jax.tree.map(lambda leaf: np.asarray(leaf)[index], shown)
         probabilities, examples = jax.device_get(self._illustrate.result()(meta_params, queue, step))
         data = FigureData(
             title=f"{run.title}, meta-step {run.step:,}",
-            evaluation=self.evaluation,
+            grid=self.evaluation.learner.family.grid,
+            evaluation_grid=self.evaluation.grid,
+            draws=self.evaluation.draws,
             queue=queue,
             probabilities=probabilities,
             examples=examples,
             losses=run.losses,
             metrics=read_metrics(run.folder / "metrics.csv"),
         )
-        run.wandb.log_figures(run.step, draw_all(data, run.folder / "figures"))
+        run.figures = (run.step, self._drawing.submit(draw_all, data, run.folder / "figures"))
 
     def _close(self, run: Run) -> None:
         """Writes summary.json and ends the W&B run."""
@@ -260,11 +308,11 @@ class Session:
         return jax.jit(illustrate).lower(states.meta_params, states.queue, states.step).compile(_QUICKLY)
 
 
-def metric_names(learner: MetaLearner, evaluation: Evaluation) -> list[str]:
-    """The columns of metrics.csv besides the step."""
-    _, chunk = jax.eval_shape(lambda: learner.train_chunk(learner.init(0), jnp.int32(1)))
-    nothing = np.zeros((evaluation.grid.size * evaluation.draws, evaluation.steps + 1))
-    return [*chunk.metrics, CORRELATION, *evaluation.summarize(nothing)]
+def _bytes_taken(program: Any, sharding: NamedSharding) -> float:
+    """Memory that a compiled program takes while it runs, on one device, or on all those that share the host's."""
+    size = program.memory_analysis()
+    of_device = size.argument_size_in_bytes + size.output_size_in_bytes + size.temp_size_in_bytes
+    return of_device * (sharding.mesh.size if jax.default_backend() == "cpu" else 1)
 
 
 def _save_evaluation(folder: Path, step: int, losses: np.ndarray, tasks: np.ndarray, grid: ParameterGrid) -> None:

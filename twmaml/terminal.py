@@ -1,5 +1,6 @@
 """What a person sees while a run goes on. Without a terminal: the first and the last lines only."""
 
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ class Terminal:
     """The output of one job.
 
     Args:
-        steps: meta-steps that the job goes on for.
+        steps: meta-steps that the job goes on for, summed over its runs.
     """
 
     def __init__(self, steps: int) -> None:
@@ -59,16 +60,16 @@ class Terminal:
         """Prints one line above the progress bar."""
         self.console.print(text, soft_wrap=True)
 
-    def update(self, step: int, stage: str, metrics: Mapping[str, float]) -> None:
-        """Shows the step, what is being done and the latest losses."""
+    def update(self, steps: int, stage: str, metrics: Mapping[str, float]) -> None:
+        """Shows the steps done, what is being done and the latest losses."""
         now = time.perf_counter()
         if self._began is None:
-            self._began = (now, step)
-        seconds, steps = now - self._began[0], step - self._began[1]
+            self._began = (now, steps)
+        seconds, since = now - self._began[0], steps - self._began[1]
         shown = {"train": "train/loss", "eval": "eval/loss"}
         losses = "  ".join(f"{label} {metrics[name]:.3f}" for label, name in shown.items() if name in metrics)
-        rate = steps / seconds if steps else None
-        self._progress.update(self._task, completed=step, description=stage, losses=losses, rate=rate)
+        rate = since / seconds if since else None
+        self._progress.update(self._task, completed=steps, description=stage, losses=losses, rate=rate)
 
     def finish(self, rows: Sequence[tuple[int, Mapping[str, float]]], paths: Mapping[str, str | Path]) -> None:
         """The closing table (one row an inner step) and where everything is."""
@@ -82,3 +83,52 @@ class Terminal:
             self.console.print(table)
         for name, path in paths.items():
             self.console.print(f"  {name:<10} {path}", soft_wrap=True)
+
+
+class SweepTerminal(Terminal):
+    """The output of a sweep: one bar for all of it, and a line a group.
+
+    Args:
+        steps: meta-steps of all runs together.
+        jobs: in all groups.
+        groups: programs that run one after the other.
+    """
+
+    def __init__(self, steps: int, jobs: int, groups: int) -> None:
+        super().__init__(steps)
+        self._jobs, self._groups = jobs, groups
+        self._jobs_done = 0
+        self._label = ""
+
+    def start_group(self, index: int, title: str) -> None:
+        """Names the group that the next updates are about."""
+        self._label = f"{self._jobs_done}/{self._jobs} jobs, group {index + 1}/{self._groups} ({title})"
+        self._title, self._group_began, self._began = title, time.perf_counter(), None
+        self._progress.update(self._task, description=f"{self._label}: compiling", losses="", rate=None)
+
+    def update(self, steps: int, stage: str, metrics: Mapping[str, float]) -> None:
+        """Shows the steps done in the whole sweep, and of the group what is being done and its mean losses."""
+        super().update(steps, f"{self._label}: {stage}", metrics)
+
+    def finish_group(self, steps: int, jobs: int, losses: Sequence[float]) -> None:
+        """One line on what a group came to.
+
+        Args:
+            steps: done in the whole sweep by now.
+            jobs: in the group.
+            losses: the final evaluation loss of the jobs that did not fail.
+        """
+        self._jobs_done += jobs
+        self._progress.update(self._task, completed=steps)
+        parts = [f"{self._jobs_done:>4}/{self._jobs} jobs  {self._title}:"]
+        if losses:
+            parts.append(f"eval/loss {statistics.fmean(losses):.4f}")
+        if len(losses) > 1:
+            parts.append(f"(sd {statistics.stdev(losses):.4f} over {len(losses)} jobs)")
+        if len(losses) < jobs:
+            parts.append(f"{jobs - len(losses)} failed")
+        self.say(" ".join([*parts, f"in {time.perf_counter() - self._group_began:.0f} s"]))
+
+    def say_interrupted(self) -> None:
+        """The last line after Ctrl-C."""
+        self.say(f"interrupted: {self._jobs_done} of {self._jobs} jobs done")

@@ -22,6 +22,11 @@ INIT_TIMEOUT = 20.0
 WandbMode = Literal["auto", "online", "offline", "disabled"]
 
 
+def run_log(folder: Path) -> "logging.LoggerAdapter[logging.Logger]":
+    """The log of one run: where several runs go on at once, only the file in its folder gets the records."""
+    return logging.LoggerAdapter(log, {"run_folder": folder})
+
+
 class MetricsFile:
     """metrics.csv: one row a logged step, only ever appended to; two equal runs write equal files.
 
@@ -97,6 +102,8 @@ class WandbRun:
         config: dict[str, Any],
     ) -> None:
         self._run: Any = None
+        self.url = ""  # of an online run
+        self._log = run_log(folder)
         self.mode = resolve_wandb_mode(mode)
         if self.mode == "disabled":
             return
@@ -117,23 +124,19 @@ class WandbRun:
             try:
                 self._run = wandb.init(mode="online", settings=wandb.Settings(**quiet), **arguments)
             except Exception as error:
-                log.warning("W&B could not be reached (%s); its data is kept offline", _first_line(error))
+                self._log.warning("W&B could not be reached (%s); its data is kept offline", _first_line(error))
                 self.mode = "offline"
         if self.mode == "offline":
             try:
                 self._run = wandb.init(mode="offline", settings=wandb.Settings(**quiet), **arguments)
             except Exception as error:
-                log.warning("W&B could not start (%s); the run goes on without it", _first_line(error))
+                self._log.warning("W&B could not start (%s); the run goes on without it", _first_line(error))
                 self.mode = "disabled"
                 return
         with self._guard():
+            self.url = str(self._run.url) if self.mode == "online" else ""
             self._run.define_metric("step", hidden=True)
             self._run.define_metric("*", step_metric="step")
-
-    @property
-    def url(self) -> str:
-        """Where to see an online run."""
-        return str(self._run.url) if self._run is not None else ""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Sends one row; values that are NaN are left out, as in metrics.csv."""
@@ -151,11 +154,12 @@ class WandbRun:
                 self._run.log({"step": step, **pictures})
 
     def finish(self, summary: Mapping[str, float], exit_code: int) -> None:
-        """Ends the run; W&B shows it as failed if the exit code is not 0."""
+        """Ends the run, once; W&B shows it as failed if the exit code is not 0."""
         if self._run is not None:
             with self._guard():
                 self._run.summary.update(dict(summary))
                 self._run.finish(exit_code=exit_code)
+            self._run = None
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
@@ -163,7 +167,7 @@ class WandbRun:
         try:
             yield
         except Exception as error:
-            log.warning("W&B failed (%s); the run goes on without it", _first_line(error))
+            self._log.warning("W&B failed (%s); the run goes on without it", _first_line(error))
             self._run = None
 
 

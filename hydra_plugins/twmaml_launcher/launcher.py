@@ -1,0 +1,169 @@
+"""A launcher that trains jobs which differ only in their seed as one program. Groups run one after the other."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from hydra_plugins.twmaml_launcher.composition import compose_job, resolve
+from hydra_plugins.twmaml_launcher.logs import log_to_folders
+
+
+@dataclass
+class VectorisedLauncherConf:
+    """The keys under `hydra.launcher`."""
+
+    _target_: str = "hydra_plugins.twmaml_launcher.launcher.VectorisedLauncher"
+    group_size: int = 64
+
+
+ConfigStore.instance().store(
+    group="hydra/launcher", name="vectorised", node=VectorisedLauncherConf, provider="twmaml_launcher"
+)
+
+
+@dataclass
+class SweepJob:
+    """A job of a sweep before it runs."""
+
+    number: int
+    overrides: Sequence[str]
+    config: DictConfig
+    """Hydra's own part included."""
+    resolved: dict[str, Any]
+    """The task's part, without interpolations."""
+
+    @property
+    def runs(self) -> int:
+        """How many seeds it trains."""
+        seed = self.resolved.get("seed")
+        return len(seed) if isinstance(seed, list) else 1
+
+
+class VectorisedLauncher(Launcher):
+    """Runs jobs in groups, as far as the task function knows how (`twmaml.jobs.hydra_job` does).
+
+    Args:
+        group_size: runs in a group at most; above 300 the nesting of Hydra's jobs exceeds Python's.
+    """
+
+    def __init__(self, group_size: int) -> None:
+        if not 1 <= group_size <= 300:
+            raise ValueError(f"hydra.launcher.group_size={group_size}: must be from 1 to 300")
+        self.group_size = group_size
+        self.composed: dict[int, DictConfig] = {}
+        self.config: DictConfig | None = None
+        self.task_function: Any = None
+        self.hydra_context: HydraContext | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Called by Hydra before the first launch."""
+        self.config = config
+        self.hydra_context = hydra_context
+        self.task_function = task_function
+
+    def compose(self, number: int, overrides: Sequence[str]) -> DictConfig:
+        """The configuration of a job, kept for when it is launched: composing takes a tenth of a second."""
+        assert self.hydra_context is not None
+        assert self.config is not None
+        self.composed[number] = compose_job(self.hydra_context, self.config, overrides, number)
+        return self.composed[number]
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Runs every job, whatever becomes of the others.
+
+        Returns:
+            What came of each, in the order of `job_overrides`.
+        """
+        setup_globals()
+        assert self.config is not None
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+        jobs = []
+        for number, overrides in enumerate(job_overrides, initial_job_idx):
+            config = self.composed.pop(number, None) or self.compose(number, overrides)
+            jobs.append(SweepJob(number, overrides, config, resolve(config)))
+        returns: dict[int, JobReturn] = {}
+        if not hasattr(self.task_function, "sweep"):
+            for job in jobs:
+                returns[job.number] = self._run(job, self.task_function, configure_logging=True)
+        else:
+            groups = group_jobs(jobs, self.task_function.program_of, self.group_size)
+            with self.task_function.sweep(
+                [[(job.overrides, job.resolved) for job in group] for group in groups]
+            ) as sweep:
+                for index, group in enumerate(groups):
+                    returns |= self._run_group(sweep, index, group)
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        return [returns[job.number] for job in jobs]
+
+    def _run_group(self, sweep: Any, index: int, group: Sequence[SweepJob]) -> dict[int, JobReturn]:
+        """Enters Hydra's `run_job` for one job inside that for another, and trains all of them in the innermost.
+
+        So Hydra itself prepares each job's folder, saves its configuration and calls its callbacks.
+        """
+        requests: list[Any] = []
+        outcomes: list[Any] = []
+        returns: dict[int, JobReturn] = {}
+
+        def enter(position: int) -> None:
+            job = group[position]
+
+            def task(cfg: DictConfig) -> Any:
+                requests.append(self.task_function.read_request(cfg))
+                if position + 1 < len(group):
+                    enter(position + 1)
+                else:
+                    outcomes.extend(sweep.run_group(index, requests))
+                if isinstance(outcomes[position], Exception):
+                    raise outcomes[position]
+                return outcomes[position]
+
+            try:
+                returns[job.number] = self._run(job, task, configure_logging=False)
+            except Exception as error:  # its folder cannot be made, say; then no job of the group has trained
+                returns[job.number] = JobReturn(overrides=job.overrides, status=JobStatus.FAILED, _return_value=error)
+                outcomes[:] = [error] * len(group)
+
+        with log_to_folders([job.config for job in group]):
+            enter(0)
+        return returns
+
+    def _run(self, job: SweepJob, task: TaskFunction, configure_logging: bool) -> JobReturn:
+        assert self.hydra_context is not None
+        return run_job(
+            hydra_context=self.hydra_context,
+            task_function=task,
+            config=job.config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+            configure_logging=configure_logging,
+        )
+
+
+def group_jobs(
+    jobs: Sequence[SweepJob], program_of: Callable[[dict[str, Any]], str], group_size: int
+) -> list[list[SweepJob]]:
+    """Jobs that one program can train together, in the order of each group's first job.
+
+    Args:
+        jobs: of the sweep.
+        program_of: equal for configurations that one program can train.
+        group_size: runs in a group at most, unless a single job has more.
+    """
+    groups: dict[str, list[list[SweepJob]]] = {}
+    for job in jobs:
+        hydra = job.config.hydra.job
+        # The environment and the working folder belong to the process: jobs that change them don't share it.
+        key = [program_of(job.resolved), OmegaConf.to_container(hydra.env_set), job.number if hydra.chdir else None]
+        parts = groups.setdefault(repr(key), [[]])
+        if parts[-1] and sum(other.runs for other in parts[-1]) + job.runs > group_size:
+            parts.append([])
+        parts[-1].append(job)
+    return sorted((part for parts in groups.values() for part in parts), key=lambda part: part[0].number)

@@ -1,0 +1,117 @@
+"""Hydra's basic sweeper, which tells what is wrong before the first job, and what went wrong after the last."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from omegaconf import OmegaConf
+
+from hydra_plugins.twmaml_launcher.composition import as_current, compose_job
+from hydra_plugins.twmaml_launcher.launcher import VectorisedLauncher
+
+
+@dataclass
+class ValidatedSweeperConf(BasicSweeperConf):
+    """The keys under `hydra.sweeper`: those of Hydra's basic one."""
+
+    _target_: str = "hydra_plugins.twmaml_launcher.sweeper.ValidatedSweeper"
+
+
+ConfigStore.instance().store(
+    group="hydra/sweeper", name="validated", node=ValidatedSweeperConf, provider="twmaml_launcher"
+)
+
+
+class ValidatedSweeper(BasicSweeper):
+    """The product of all values. Under every launcher: all jobs are checked first, and a failed one stops no other."""
+
+    def setup(self, **arguments: Any) -> None:
+        """Called by Hydra before `sweep`."""
+        super().setup(**arguments)
+        self._task_function = arguments["task_function"]
+
+    def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
+        """Checks, saves and launches every job.
+
+        Raises:
+            ConfigurationError: before the first job, if one of them could not run.
+            SweepFailedError: after the last, if one of them has failed.
+        """
+        assert self.config is not None
+        assert self.launcher is not None
+        assert self.hydra_context is not None
+        setup_globals()
+        given = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        batches = self.split_arguments(parser.parse_overrides(given), self.max_batch_size)
+        jobs = [job for batch in batches for job in batch]
+        for number, job in enumerate(jobs):
+            self._validate(number, job, _own(job, jobs))
+        folder = Path(self.config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, folder / "multirun.yaml")
+        returns: list[Sequence[JobReturn]] = []
+        for batch in batches:
+            returns.append(self.launcher.launch(batch, initial_job_idx=sum(map(len, returns))))
+        self._report([result for batch in returns for result in batch], jobs, folder)
+        return returns
+
+    @staticmethod
+    def split_arguments(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
+        """As Hydra's, which would take a sweep over nothing for no jobs at all."""
+        for override in overrides:
+            if override.is_discrete_sweep() and not list(override.sweep_string_iterator()):
+                raise _configuration_error(f"{override.input_line}: matches none of the choices")
+        return BasicSweeper.split_arguments(overrides, max_batch_size)
+
+    def _validate(self, number: int, overrides: Sequence[str], own: Sequence[str]) -> None:
+        assert self.config is not None
+        assert self.hydra_context is not None
+        validate = getattr(self._task_function, "validate", None)
+        try:
+            if isinstance(self.launcher, VectorisedLauncher):
+                config = self.launcher.compose(number, overrides)
+            else:
+                config = compose_job(self.hydra_context, self.config, overrides, number)
+            if validate is not None:
+                with as_current(config):
+                    validate(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+        except Exception as error:
+            if validate is None:
+                raise
+            from twmaml.configuration import explain  # noqa: PLC0415  not at the start of whatever runs under Hydra
+
+            line = explain(error)
+            if line is None:
+                raise
+            raise _configuration_error(f"job {number} ({' '.join(own)}): {line}" if own else line) from error
+
+    def _report(self, results: Sequence[JobReturn], jobs: Sequence[Sequence[str]], folder: Path) -> None:
+        failed = [number for number, result in enumerate(results) if result.status == JobStatus.FAILED]
+        if not failed:
+            return
+        from twmaml.configuration import SweepFailedError, explain  # noqa: PLC0415
+
+        lines = [f"{len(failed)} of {len(jobs)} jobs failed; the others are in {folder}"]
+        for number in failed:
+            error = results[number]._return_value  # the public way to it prints a line and raises it
+            reason = explain(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
+            lines.append(f"  {number:>4}  {' '.join(_own(jobs[number], jobs))}: {reason}")
+        raise SweepFailedError("\n".join(lines))
+
+
+def _own(job: Sequence[str], jobs: Sequence[Sequence[str]]) -> list[str]:
+    """The overrides that set a job apart from the others."""
+    return [override for override in job if not all(override in other for other in jobs)]
+
+
+def _configuration_error(message: str) -> Exception:
+    from twmaml.configuration import ConfigurationError  # noqa: PLC0415
+
+    return ConfigurationError(message)
