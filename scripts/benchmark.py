@@ -1,19 +1,26 @@
-"""Speed of the main job, side by side with a plain loop: `python scripts/benchmark.py`.
+"""Speed: of the main job (`python scripts/benchmark.py`), and of sweeps (`python scripts/benchmark.py sweep`).
 
-Pins itself to one core, runs both in turn in one process and prints the medians and the ratio of each pair of
-blocks: this is what to compare between versions, as machines are noisy. The plain loop is what a careful user would
-write: one jitted gradient step, and sampling, task data and the queue in NumPy on the host.
+The main job runs pinned to one core, in turn with a plain loop in the same process. The medians and the ratio of each
+pair of blocks are printed: the ratio is what to compare between versions, as machines are noisy. The plain loop is
+what a careful user would write: one jitted gradient step, and sampling, task data and the queue in NumPy on the host.
+
+Of a sweep: the steady rate of eight seeds on all cores beside that of one seed on one core, the time from the command
+to the first meta-step with nothing cached, what one more seed adds to it, and with `--whole` the time of 6 samplers x
+8 seeds x 5,000 steps beside the same jobs one by one.
 """
 
 import argparse
+import multiprocessing
 import os
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
-
-if hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before jax starts its threads
 
 import hydra
 import jax
@@ -138,21 +145,133 @@ def time_evaluation(job: Job, repeats: int) -> None:
     print(f"{label:<28} {np.median(times):8.1f} [{min(times):.1f}, {max(times):.1f}] ms")
 
 
+def compose(overrides: Sequence[str]) -> Job:
+    """The job that the command line would build."""
+    with hydra.initialize_config_dir(configuration_folder(), version_base="1.3"):
+        cfg: DictConfig = hydra.compose("train", ["task=sin2d", "sampler=importance_delta", *overrides])
+    return build_job(cfg)
+
+
+def pin(cores: int) -> None:
+    """Keeps this process to so many cores; has to come before jax starts its threads."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    jax.config.update("jax_num_cpu_devices", cores)
+
+
+def count_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def time_blocks(pipe: Connection, cores: int, runs: int, overrides: Sequence[str]) -> None:
+    """In a process of its own: trains so many runs on so many cores, each time that a number of steps comes in."""
+    pin(cores)
+    learner, sharding = compose(overrides).learner, shard_runs(runs)
+    train = over_runs(learner.train_chunk, sharding)
+    states = jax.device_put(jax.vmap(learner.init)(jnp.arange(runs, dtype=jnp.uint32)), sharding)
+    while (steps := pipe.recv()) is not None:
+        began = time.perf_counter()
+        states, chunk = train(states, jnp.int32(steps))
+        jax.device_get(chunk)
+        pipe.send(runs * steps / (time.perf_counter() - began))
+
+
+def compare_runs(blocks: int, steps: int, overrides: Sequence[str]) -> None:
+    """Seed-steps a second of one seed on one core and of eight on all, in turn."""
+    context = multiprocessing.get_context("spawn")
+    cores = count_cores()
+    kinds = {"one seed on one core": (1, 1), f"eight seeds on {cores} cores": (cores, 8)}
+    pipes = {}
+    for name, (used, runs) in kinds.items():
+        pipes[name], theirs = context.Pipe()
+        context.Process(target=time_blocks, args=(theirs, used, runs, overrides), daemon=True).start()
+    rates: dict[str, list[float]] = {name: [] for name in kinds}
+    for block in range(-1, blocks):  # the first block compiles
+        for name, pipe in pipes.items():
+            pipe.send(10 if block < 0 else steps)
+            rate = pipe.recv()
+            if block >= 0:
+                rates[name].append(rate)
+    for pipe in pipes.values():
+        pipe.send(None)
+    for name, values in rates.items():
+        print(f"{name:<28} {np.median(values):8,.0f} [{min(values):,.0f}, {max(values):,.0f}] seed-steps/s")
+    one, many = rates.values()
+    ratios = np.array(many) / np.array(one)
+    print(f"{'ratio':<28} {np.median(ratios):8.2f} [{min(ratios):.2f}, {max(ratios):.2f}]")
+
+
+def command(folder: Path, *overrides: str) -> subprocess.Popen[bytes]:
+    """Starts the command line in an empty folder, with nothing cached."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "WANDB_MODE": "offline"}
+    arguments = [sys.executable, "-m", "twmaml.train", "--multirun", "hydra.sweep.dir=sweep", *overrides]
+    return subprocess.Popen(arguments, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+
+
+def seconds_to_first_step(samplers: str, seeds: int, overrides: Sequence[str]) -> float:
+    """From the command to the row of the first meta-step."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, began = Path(name), time.perf_counter()
+        seed = ",".join(map(str, range(seeds)))
+        process = command(folder, samplers, f"seed={seed}", "log_every=1", *overrides)
+        rows = folder / "sweep" / "0" / "metrics.csv"
+        while not rows.exists() or rows.read_text().count("\n") < 3:
+            if process.poll() is not None:
+                raise RuntimeError("the sweep ended before its first meta-step")
+            time.sleep(0.02)
+        seconds = time.perf_counter() - began
+        process.kill()
+        process.wait()
+        return seconds
+
+
+def time_start(repeats: int, overrides: Sequence[str]) -> None:
+    """Start-up of a sweep of 48 jobs, and of one group of one and of nine seeds."""
+    whole = [seconds_to_first_step("sampler=glob(*)", 8, overrides) for _ in range(repeats)]
+    print(f"{'first step, 6 x 8 jobs':<28} {np.median(whole):8.1f} [{min(whole):.1f}, {max(whole):.1f}] s")
+    pairs = np.array([[seconds_to_first_step("sampler=uniform", n, overrides) for n in (1, 9)] for _ in range(repeats)])
+    first, nine = pairs.T
+    print(f"{'first step, one seed':<28} {np.median(first):8.1f} [{min(first):.1f}, {max(first):.1f}] s")
+    more = (nine - first) / 8 / first
+    print(f"{'one more seed':<28} {np.median(more):8.1%} [{min(more):.1%}, {max(more):.1%}] of that")
+
+
+def time_whole(overrides: Sequence[str]) -> None:
+    """The same 48 jobs as one sweep of groups and one by one."""
+    seconds = {}
+    for launcher in ("vectorised", "basic"):
+        with tempfile.TemporaryDirectory() as name:
+            began = time.perf_counter()
+            jobs = ["sampler=glob(*)", "seed=0,1,2,3,4,5,6,7", "steps=5000", f"hydra/launcher={launcher}"]
+            if command(Path(name), *jobs, *overrides).wait() != 0:
+                raise RuntimeError("the sweep failed")
+            seconds[launcher] = time.perf_counter() - began
+        print(f"48 jobs, hydra/launcher={launcher:<10} {seconds[launcher]:6.0f} s", flush=True)
+    print(f"{'ratio':<28} {seconds['basic'] / seconds['vectorised']:8.2f}")
+
+
 def main() -> None:
     """Prints what there is to compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("what", nargs="?", default="loop", choices=["loop", "sweep"])
     parser.add_argument("--blocks", type=int, default=15, help="timed blocks of each loop")
     parser.add_argument("--steps", type=int, default=500, help="meta-steps a block")
-    parser.add_argument("overrides", nargs="*", help="configuration, as for twmaml.train")
+    parser.add_argument("--whole", action="store_true", help="of sweep: the 48 jobs besides, which take minutes")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="configuration, as for twmaml.train")
     arguments = parser.parse_args()
-    with hydra.initialize_config_dir(configuration_folder(), version_base="1.3"):
-        overrides = ["task=sin2d", "sampler=importance_delta", *arguments.overrides]
-        cfg: DictConfig = hydra.compose("train", overrides)
-    job = build_job(cfg)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}, {cores} core; median [min, max]")
-    compare(job, arguments.blocks, arguments.steps)
-    time_evaluation(job, arguments.blocks)
+    if arguments.what == "loop":
+        pin(1)
+        job = compose(arguments.set)
+        print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}, 1 core; median [min, max]")
+        compare(job, arguments.blocks, arguments.steps)
+        time_evaluation(job, arguments.blocks)
+    else:
+        print(f"jax {jax.__version__}, {count_cores()} cores; median [min, max]")
+        compare_runs(arguments.blocks, arguments.steps, arguments.set)
+        time_start(3, arguments.set)
+        if arguments.whole:
+            time_whole(arguments.set)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,19 @@ import time
 
 import numpy as np
 import pytest
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.global_hydra import GlobalHydra
 from hydra.test_utils.launcher_common_tests import LauncherTestSuite
+from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 
+from hydra_plugins.twmaml_launcher.composition import Composer
 from hydra_plugins.twmaml_launcher.launcher import SweepJob, group_jobs
 from hydra_plugins.twmaml_launcher.logs import log_to_folders
 from tests.conftest import SMALL, read_wandb, succeed
+from twmaml.configuration import configuration_folder, register_resolvers
 from twmaml.jobs import program_of
 from twmaml.tracking import read_metrics, run_log
 
@@ -185,6 +192,28 @@ def test_ctrl_c_ends_a_sweep_with_everything_written(tmp_path, environment):
         assert read_metrics(folder / "metrics.csv")["step"][-1] == summary["step"]
         assert len(list((folder / "figures").iterdir())) == 5
     assert not (tmp_path / "sweep" / "2").exists()
+
+
+def test_jobs_are_composed_as_hydra_composes_them():
+    register_resolvers()
+    search_path = create_config_search_path(configuration_folder())
+    hydra = Hydra.create_main_hydra2(task_name="train", config_search_path=search_path)
+    try:
+        sweep = hydra.compose_config("train", ["steps=7", "hydra.job.chdir=false"], RunMode.MULTIRUN)
+        context = HydraContext(hydra.config_loader, Callbacks())
+        composer = Composer(context, sweep)
+        for number, overrides in enumerate(
+            [["sampler=delta", "seed=3"], ["sampler=delta", "seed=4"], ["sampler=delta", "seed=[5,6]"], ["seed=7"]]
+        ):
+            composed = OmegaConf.to_container(composer.compose(number, overrides))
+            expected = OmegaConf.to_container(hydra.config_loader.load_sweep_config(sweep, overrides))
+            folder = composed["hydra"]["runtime"]["output_dir"]
+            assert folder.endswith(f"/{number}")
+            expected["hydra"]["job"] |= {"num": number, "id": str(number)}
+            expected["hydra"]["runtime"]["output_dir"] = folder
+            assert composed == expected
+    finally:
+        GlobalHydra.instance().clear()
 
 
 def job(number, chdir=False, env=None, **config):

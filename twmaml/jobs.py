@@ -97,15 +97,14 @@ def build_once(config: Mapping[str, Any]) -> Job:
     return _built[program]
 
 
-def validate_job(cfg: DictConfig) -> None:
+def validate_job(config: Mapping[str, Any]) -> None:
     """Checks all that a job could stumble over before it compiles.
 
     Raises:
         ConfigurationError: for the first thing that is wrong.
     """
     prepare_jax()
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    read_settings(OmegaConf.create(config))
+    read_settings(OmegaConf.create(dict(config)))
     build_once(config)
 
 
@@ -245,40 +244,41 @@ def train_jobs(
     settings = job.settings
     plan = Plan(settings.steps, settings.log_every, settings.evaluation.every, settings.figures_every)
     runs: list[Run] = []
-    with ThreadPoolExecutor() as background:  # W&B starts while programs compile
-        opening = [background.submit(_open_wandb, *of_run) for of_run in asked]
+    with ThreadPoolExecutor() as background:
+        seeds = [seed for _, seed, _ in asked]
+        whole = Session(job.learner, job.evaluation, seeds, background, drawing)
+        wandb_runs = [_open_wandb(*of_run) for of_run in asked]  # while the session compiles
         try:
-            for part, session in _sessions(job, [seed for _, seed, _ in asked], background, drawing):
+            for part, session in _compiled(whole, job, seeds, background, drawing):
                 first = len(runs)
-                for (request, seed, folder), wandb_run in zip(asked[part], opening[part], strict=True):
+                for (request, seed, folder), wandb_run in zip(asked[part], wandb_runs[part], strict=True):
                     metrics = MetricsFile(folder / "metrics.csv", session.metric_names)
-                    runs.append(Run(seed, f"{request.title}, seed {seed}", folder, metrics, wandb_run.result()))
+                    runs.append(Run(seed, f"{request.title}, seed {seed}", folder, metrics, wandb_run))
                 session.train(plan, runs[first:], stopping, lambda stage: show(stage, runs))
         except BaseException:
-            for wandb_run in opening:
-                wandb_run.result().finish({}, exit_code=1)
+            for wandb_run in wandb_runs:
+                wandb_run.finish({}, exit_code=1)
             raise
     remaining = iter(runs)
     return [[next(remaining) for _ in request.settings.seeds] for request in requests]
 
 
-def _sessions(
-    job: Job, seeds: Sequence[int], background: Executor, drawing: Executor
+def _compiled(
+    whole: Session, job: Job, seeds: Sequence[int], background: Executor, drawing: Executor
 ) -> Iterator[tuple[slice, Session]]:
-    """One session for all seeds; where the memory does not hold them, half of them and then the other half."""
+    """The session of all seeds; where the memory does not hold them, one of half of them and one of the others."""
     memory = job.settings.devices.memory_gib
-    parts = [(0, len(seeds))]
+    parts: list[tuple[int, int, Session | None]] = [(0, len(seeds), whole)]
     while parts:
-        start, end = parts.pop(0)
-        free = memory * 2**30 if memory is not None else MEMORY_SHARE * _free_memory()
+        start, end, session = parts.pop(0)
+        if session is None:
+            session = Session(job.learner, job.evaluation, seeds[start:end], background, drawing)
         try:
-            session = Session(
-                job.learner, job.evaluation, seeds[start:end], memory=free, background=background, drawing=drawing
-            )
+            session.wait_until_compiled(memory * 2**30 if memory is not None else MEMORY_SHARE * _free_memory())
         except DoesNotFitError as error:
             middle = (start + end) // 2
             log.info("%s; goes on with %d of them", error, middle - start)
-            parts[:0] = [(start, middle), (middle, end)]
+            parts[:0] = [(start, middle, None), (middle, end, None)]
         else:
             yield slice(start, end), session
 

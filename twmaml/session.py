@@ -28,7 +28,8 @@ from twmaml.types import MetaParams, Step
 if TYPE_CHECKING:
     from twmaml.figures import Drawn
 
-# For programs that run seldom: compiles in half the time; evaluation is as fast as at the highest level.
+# Levels of optimisation below the default 3: the programs are as fast, and compiled in three quarters of the time.
+_TRAINING: Any = {"xla_backend_optimization_level": 2}
 _QUICKLY: Any = {"xla_backend_optimization_level": 1}
 
 CORRELATION = "queue/visit_loss_correlation"
@@ -107,18 +108,17 @@ class DoesNotFitError(MemoryError):
 
 
 class Session:
-    """Trains several runs as one program. Compiled on construction, so nothing compiles again later.
+    """Trains several runs as one program. What it runs is compiled before, so nothing compiles again later.
+
+    Construction traces the programs, which keeps this thread busy, and leaves their compilation to others: there is
+    time for something else until `wait_until_compiled`.
 
     Args:
         learner: what is trained.
         evaluation: what it is judged by.
         seeds: one run each.
-        memory: bytes that the program may take.
-        background: compiles what is not needed at once.
+        background: threads, which compile.
         drawing: draws figures; a pool of processes draws those of several runs side by side.
-
-    Raises:
-        DoesNotFitError: if several runs take more than `memory`, as the compiler counts it; one is tried anyway.
     """
 
     def __init__(
@@ -126,37 +126,45 @@ class Session:
         learner: MetaLearner,
         evaluation: Evaluation,
         seeds: Sequence[int],
-        *,
-        memory: float,
         background: Executor,
         drawing: Executor,
     ) -> None:
         self.evaluation = evaluation
-        self._drawing = drawing
-        sharding = shard_runs(len(seeds), learner.task_devices)
-        everywhere = NamedSharding(sharding.mesh, PartitionSpec())
+        self._background, self._drawing = background, drawing
+        self._sharding = shard_runs(len(seeds), learner.task_devices)
+        everywhere = NamedSharding(self._sharding.mesh, PartitionSpec())
         # Runs are padded to a multiple of the devices by repeating the last one, of which nobody hears.
-        padded = np.array([*seeds, *[seeds[-1]] * (-len(seeds) % sharding.mesh.shape["runs"])], np.uint32)
-        init = over_runs(lambda seed, _: learner.init(seed), sharding).lower(padded, None)
+        padding = [seeds[-1]] * (-len(seeds) % self._sharding.mesh.shape["runs"])
+        self._seeds = np.array([*seeds, *padding], np.uint32)
+        self._runs = len(seeds)
+        init = over_runs(lambda seed, _: learner.init(seed), self._sharding).lower(self._seeds, None)
+        train = over_runs(learner.train_chunk, self._sharding).lower(init.out_info, jnp.int32(0))
+        training = background.submit(train.compile, _TRAINING)
         fix = jax.jit(evaluation.tasks, out_shardings=everywhere).lower()
-        states, fixed = init.out_info, fix.out_info
-        starting = background.submit(lambda: [program.compile(_QUICKLY) for program in (init, fix)])
-        evaluate = over_runs(evaluation.losses, sharding).lower(states.meta_params, fixed)
-        evaluating = background.submit(lambda: evaluate.compile(_QUICKLY))
-        train = over_runs(learner.train_chunk, sharding).lower(states, jax.ShapeDtypeStruct((), jnp.int32))
-        self._train = train.compile()
-        self._evaluate = evaluating.result()
-        needed = max(_bytes_taken(program, sharding) for program in (self._train, self._evaluate))
-        if needed > memory and len(seeds) > 1:
-            raise DoesNotFitError(f"{len(seeds)} runs need {needed / 2**30:.2g} GiB of {memory / 2**30:.2g}")
-        self.states: RunState
-        self.fixed: EvaluationTasks
-        starts, fixes = starting.result()
-        self.states, self.fixed = starts(jax.device_put(padded, sharding), None), fixes()
+        evaluate = over_runs(evaluation.losses, self._sharding).lower(init.out_info.meta_params, fix.out_info)
+        others = background.submit(lambda: [program.compile(_QUICKLY) for program in (evaluate, init, fix)])
+        self._compiling = (training, others)
         nothing = np.zeros((evaluation.grid.size * evaluation.draws, evaluation.steps + 1))
         self.metric_names = [*train.out_info[1].metrics, CORRELATION, *summarize(nothing, evaluation.draws)]
-        background.submit(importlib.import_module, "twmaml.figures")
-        self._illustrate: Future[Any] = background.submit(self._compile_illustrate)
+        self.states: RunState
+        self.fixed: EvaluationTasks
+
+    def wait_until_compiled(self, memory: float) -> None:
+        """Makes the session ready to train.
+
+        Args:
+            memory: bytes that the programs may take.
+
+        Raises:
+            DoesNotFitError: if several runs take more than that, as the compiler counts it; one is tried anyway.
+        """
+        self._train, (self._evaluate, init, fix) = (future.result() for future in self._compiling)
+        needed = max(_bytes_taken(program, self._sharding) for program in (self._train, self._evaluate))
+        if needed > memory and self._runs > 1:
+            raise DoesNotFitError(f"{self._runs} runs need {needed / 2**30:.2g} GiB of {memory / 2**30:.2g}")
+        self.states, self.fixed = init(jax.device_put(self._seeds, self._sharding), None), fix()
+        self._background.submit(importlib.import_module, "twmaml.figures")
+        self._illustrate: Future[Any] = self._background.submit(self._compile_illustrate)
         self._seconds = 0.0
         self._began = time.perf_counter()
 

@@ -1,25 +1,68 @@
-"""Composes the configuration of a sweep's job as it will be when the job runs."""
+"""Composes the configurations of a sweep's jobs as they will be when the jobs run."""
 
+import copy
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 
-def compose_job(context: HydraContext, sweep: DictConfig, overrides: Sequence[str], number: int) -> DictConfig:
-    """The configuration of a job, Hydra's own part included."""
-    config = context.config_loader.load_sweep_config(sweep, list(overrides))
-    with open_dict(config):
-        config.hydra.job.id = config.hydra.job.num = number
-    with as_current(config):
-        folder = os.path.join(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir))
-    with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
-        config.hydra.runtime.output_dir = os.path.abspath(folder)
-    return config
+class Composer:
+    """Composes jobs. Hydra takes a tenth of a second for one; of jobs that differ only in the seed, only for the first.
+
+    Args:
+        context: Hydra's.
+        sweep: the configuration of the sweep.
+    """
+
+    def __init__(self, context: HydraContext, sweep: DictConfig) -> None:
+        self._loader = context.config_loader
+        self._sweep = sweep
+        self._parser = OverridesParser.create(config_loader=self._loader)
+        self._first: dict[tuple[str, ...], DictConfig] = {}
+
+    def compose(self, number: int, overrides: Sequence[str]) -> DictConfig:
+        """The configuration of a job, Hydra's own part included.
+
+        Args:
+            number: of the job in the sweep.
+            overrides: of Hydra's sweeper, one value each.
+        """
+        seeded = tuple("seed" if override.startswith("seed=") else override for override in overrides)
+        if seeded in self._first:
+            config = self._with_seed(self._first[seeded], overrides)
+        else:
+            config = self._loader.load_sweep_config(self._sweep, list(overrides))
+            self._first[seeded] = copy.deepcopy(config)
+        OmegaConf.copy_cache(from_config=self._sweep, to_config=config)
+        with open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = number
+        with as_current(config):
+            folder = os.path.join(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir))
+        with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
+            config.hydra.runtime.output_dir = os.path.abspath(folder)
+        return config
+
+    def _with_seed(self, first: DictConfig, overrides: Sequence[str]) -> DictConfig:
+        """As `load_sweep_config`, from a job that differs only in its seed."""
+        config = copy.deepcopy(first)
+        parsed = self._parser.parse_overrides([override for override in overrides if not override.startswith("hydra")])
+        for override in parsed:
+            if override.key_or_group == "seed":
+                config.seed = override.value()
+        names = config.hydra.job.config.override_dirname
+        with open_dict(config.hydra):
+            config.hydra.overrides.task = [override.input_line for override in parsed]
+            config.hydra.job.override_dirname = get_overrides_dirname(
+                parsed, kv_sep=names.kv_sep, item_sep=names.item_sep, exclude_keys=names.exclude_keys
+            )
+        return config
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.twmaml_launcher.composition import compose_job, resolve
+from hydra_plugins.twmaml_launcher.composition import Composer, resolve
 from hydra_plugins.twmaml_launcher.logs import log_to_folders
 
 
@@ -58,6 +58,7 @@ class VectorisedLauncher(Launcher):
             raise ValueError(f"hydra.launcher.group_size={group_size}: must be from 1 to 300")
         self.group_size = group_size
         self.composed: dict[int, DictConfig] = {}
+        """What the sweeper has composed already, by the number of the job."""
         self.config: DictConfig | None = None
         self.task_function: Any = None
         self.hydra_context: HydraContext | None = None
@@ -67,13 +68,6 @@ class VectorisedLauncher(Launcher):
         self.config = config
         self.hydra_context = hydra_context
         self.task_function = task_function
-
-    def compose(self, number: int, overrides: Sequence[str]) -> DictConfig:
-        """The configuration of a job, kept for when it is launched: composing takes a tenth of a second."""
-        assert self.hydra_context is not None
-        assert self.config is not None
-        self.composed[number] = compose_job(self.hydra_context, self.config, overrides, number)
-        return self.composed[number]
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Runs every job, whatever becomes of the others.
@@ -85,9 +79,11 @@ class VectorisedLauncher(Launcher):
         assert self.config is not None
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+        assert self.hydra_context is not None
+        composer = Composer(self.hydra_context, self.config)
         jobs = []
         for number, overrides in enumerate(job_overrides, initial_job_idx):
-            config = self.composed.pop(number, None) or self.compose(number, overrides)
+            config = self.composed.pop(number, None) or composer.compose(number, overrides)
             jobs.append(SweepJob(number, overrides, config, resolve(config)))
         returns: dict[int, JobReturn] = {}
         if not hasattr(self.task_function, "sweep"):

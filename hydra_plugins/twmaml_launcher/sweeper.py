@@ -12,7 +12,7 @@ from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from omegaconf import OmegaConf
 
-from hydra_plugins.twmaml_launcher.composition import as_current, compose_job
+from hydra_plugins.twmaml_launcher.composition import Composer, resolve
 from hydra_plugins.twmaml_launcher.launcher import VectorisedLauncher
 
 
@@ -51,8 +51,9 @@ class ValidatedSweeper(BasicSweeper):
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         batches = self.split_arguments(parser.parse_overrides(given), self.max_batch_size)
         jobs = [job for batch in batches for job in batch]
+        composer = Composer(self.hydra_context, self.config)
         for number, job in enumerate(jobs):
-            self._validate(number, job, _own(job, jobs))
+            self._validate(composer, number, job, _own(job, jobs))
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
@@ -70,18 +71,14 @@ class ValidatedSweeper(BasicSweeper):
                 raise _configuration_error(f"{override.input_line}: matches none of the choices")
         return BasicSweeper.split_arguments(overrides, max_batch_size)
 
-    def _validate(self, number: int, overrides: Sequence[str], own: Sequence[str]) -> None:
-        assert self.config is not None
-        assert self.hydra_context is not None
+    def _validate(self, composer: Composer, number: int, overrides: Sequence[str], own: Sequence[str]) -> None:
         validate = getattr(self._task_function, "validate", None)
         try:
+            config = composer.compose(number, overrides)
             if isinstance(self.launcher, VectorisedLauncher):
-                config = self.launcher.compose(number, overrides)
-            else:
-                config = compose_job(self.hydra_context, self.config, overrides, number)
+                self.launcher.composed[number] = config
             if validate is not None:
-                with as_current(config):
-                    validate(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+                validate(resolve(config))
         except Exception as error:
             if validate is None:
                 raise
