@@ -96,7 +96,8 @@ def environment(tmp_path_factory):
 @pytest.fixture
 def train(tmp_path, environment):
     def run(*overrides, wandb="disabled", small=True, **arguments):
-        command = [sys.executable, "-m", "twmaml.train", *overrides, f"wandb.mode={wandb}", *(SMALL if small else [])]
+        command = [sys.executable, "-m", "twmaml.train", *(SMALL if small else []), f"wandb.mode={wandb}"]
+        command += overrides
         return subprocess.run(
             command,
             cwd=tmp_path,

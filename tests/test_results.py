@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.test_train import environment, succeed, train  # noqa: F401  fixtures
+from tests.conftest import succeed
 from twmaml.tracking import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -21,7 +21,7 @@ def _final(folder, name):
     return json.loads((folder / "summary.json").read_text())[name]
 
 
-def test_the_default_run_adapts_far_better_than_it_starts(train, tmp_path):  # noqa: F811
+def test_the_default_run_adapts_far_better_than_it_starts(train, tmp_path):
     began = time.perf_counter()
     succeed(train("hydra.run.dir=x", small=False))
     assert time.perf_counter() - began < 300
@@ -29,14 +29,14 @@ def test_the_default_run_adapts_far_better_than_it_starts(train, tmp_path):  # n
     assert _final(tmp_path / "x", "eval/loss_step_0") > 1.5
 
 
-def test_maml_sine_is_within_the_rerun_of_finn_et_al(train, tmp_path):  # noqa: F811
+def test_maml_sine_is_within_the_rerun_of_finn_et_al(train, tmp_path):
     succeed(train("experiment=maml_sine", "seed=[0,1,2]", "hydra.run.dir=x", small=False))
     for k, (loss, half_width) in {1: (0.613, 0.058), 5: (0.415, 0.054), 10: (0.377, 0.050)}.items():
         ours = np.mean([_final(tmp_path / f"x/seed_{seed}", f"eval/loss_step_{k}") for seed in range(3)])
         assert abs(ours - loss) <= half_width, k
 
 
-def test_the_command_of_the_readme_takes_less_than_five_minutes(train, tmp_path):  # noqa: F811
+def test_the_command_of_the_readme_takes_less_than_five_minutes(train, tmp_path):
     began = time.perf_counter()
     succeed(train("sampler=importance_delta", "task=sin3d", "hydra.run.dir=x", small=False))
     assert time.perf_counter() - began < 300
@@ -45,7 +45,7 @@ def test_the_command_of_the_readme_takes_less_than_five_minutes(train, tmp_path)
     assert curve[-1] < 0.4 * curve[0]
 
 
-def test_the_first_meta_step_comes_in_ten_seconds(tmp_path, environment):  # noqa: F811
+def test_the_first_meta_step_comes_in_ten_seconds(tmp_path, environment):
     command = [sys.executable, "-m", "twmaml.train", "wandb.mode=offline", "log_every=1", "hydra.run.dir=x"]
     nothing_compiled = {**environment, "JAX_COMPILATION_CACHE_DIR": ""}
     metrics = tmp_path / "x/metrics.csv"

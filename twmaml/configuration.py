@@ -290,7 +290,11 @@ def explain(error: BaseException) -> str | None:
 
 def _explain_composition(error: BaseException) -> str:
     text = "\n".join(filter(None, [str(error), str(error.__cause__ or "")]))
-    if match := re.search(r"Could not find '([\w-]+)/([^']+)'", text):
+    if match := re.search(r"Could not (?:find|load) 'hydra/(launcher|sweeper)/(joblib|submitit|ray|optuna)", text):
+        part, engine = match.groups()
+        extra = {"submitit": "slurm"}.get(engine, engine)
+        return f'hydra/{part}: {engine} is not installed; pip install -e ".[{extra}]"'
+    if match := re.search(r"Could not find '([\w/-]+)/([^/']+)'", text):
         group, choice = match.groups()
         available = re.search(r"Available options in '[^']*':\n((?:\t\S+\n?)+)", text)
         options = available.group(1).split() if available else []
@@ -337,17 +341,18 @@ def help_text() -> str:
         "  python -m twmaml.train sampler=importance_delta task=sin3d seed=1",
         "  python -m twmaml.train experiment=maml_sine",
         "  python -m twmaml.train --multirun 'sampler=glob(*)' seed=0,1,2",
+        "  python -m twmaml.train experiment=compare_samplers task=sin3d",
         "",
         "Groups (* is the default):",
     ]
     train = folder / "train.yaml"
     defaults = {k: v for d in OmegaConf.load(train).defaults if OmegaConf.is_dict(d) for k, v in d.items()}
-    for group in ("task", "sampler", "model", "adaptation", "experiment"):
+    for group in ("task", "sampler", "model", "adaptation", "experiment", "hydra/launcher"):
         lines.append(f"  {group}")
         for path in sorted((folder / group).glob("*.yaml")):
             comments = [line for line in path.read_text().splitlines() if line.startswith("# ") and "@" not in line]
             mark = "*" if defaults.get(group) == path.stem else " "
-            lines.append(f"   {mark}{path.stem:<18} {comments[0][2:] if comments else ''}")
+            lines.append(f"   {mark}{path.stem:<20} {comments[0][2:] if comments else ''}")
     lines += ["", "Keys, with their defaults:"]
     section = ""
     for line in train.read_text().splitlines():

@@ -152,6 +152,7 @@ class Sweep:
         self._steps = [sum(config["steps"] * len(_seeds(config)) for _, config in group) for group in groups]
         self._runs = sum(len(_seeds(config)) for _, config in jobs)
         self._terminal = SweepTerminal(sum(self._steps), len(jobs), len(groups))
+        self._paths: dict[str, str] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> "Sweep":
@@ -162,6 +163,7 @@ class Sweep:
         return self
 
     def __exit__(self, *error: Any) -> None:
+        self._terminal.finish([], self._paths)
         self._stack.__exit__(*error)
 
     def run_group(self, index: int, requests: Sequence[Request]) -> list[float | Exception]:
@@ -174,6 +176,8 @@ class Sweep:
             KeyboardInterrupt: after Ctrl-C, when everything up to there is on disk.
         """
         before = sum(self._steps[:index])
+        folder = _shorten(requests[0].folder.parent)
+        self._paths["folder"] = str(folder)
         self._terminal.start_group(index, self._titles[index])
 
         def show(stage: str, runs: Sequence[Run]) -> None:
@@ -189,6 +193,9 @@ class Sweep:
                 self._terminal.say_interrupted()
                 raise KeyboardInterrupt
             outcomes = [_outcome(runs) for runs in of_jobs]
+            if of_jobs[0][0].wandb.mode == "offline":
+                depth = "/seed_*" if isinstance(requests[0].settings.seed, list) else ""
+                self._paths["W&B"] = f"wandb sync {folder}/*{depth}/wandb/offline-run-*"
         losses = [outcome for outcome in outcomes if isinstance(outcome, float)]
         self._terminal.finish_group(before + self._steps[index], len(outcomes), losses)
         return outcomes

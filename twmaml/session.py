@@ -139,10 +139,12 @@ class Session:
         self._runs = len(seeds)
         init = over_runs(lambda seed, _: learner.init(seed), self._sharding).lower(self._seeds, None)
         train = over_runs(learner.train_chunk, self._sharding).lower(init.out_info, jnp.int32(0))
-        training = background.submit(train.compile, _TRAINING)
+        training: Future[Any] = background.submit(train.compile, _TRAINING)
         fix = jax.jit(evaluation.tasks, out_shardings=everywhere).lower()
         evaluate = over_runs(evaluation.losses, self._sharding).lower(init.out_info.meta_params, fix.out_info)
-        others = background.submit(lambda: [program.compile(_QUICKLY) for program in (evaluate, init, fix)])
+        others: Future[Any] = background.submit(
+            lambda: [program.compile(_QUICKLY) for program in (evaluate, init, fix)]
+        )
         self._compiling = (training, others)
         nothing = np.zeros((evaluation.grid.size * evaluation.draws, evaluation.steps + 1))
         self.metric_names = [*train.out_info[1].metrics, CORRELATION, *summarize(nothing, evaluation.draws)]
@@ -158,7 +160,9 @@ class Session:
         Raises:
             DoesNotFitError: if several runs take more than that, as the compiler counts it; one is tried anyway.
         """
-        self._train, (self._evaluate, init, fix) = (future.result() for future in self._compiling)
+        training, others = self._compiling
+        self._train = training.result()
+        self._evaluate, init, fix = others.result()
         needed = max(_bytes_taken(program, self._sharding) for program in (self._train, self._evaluate))
         if needed > memory and self._runs > 1:
             raise DoesNotFitError(f"{self._runs} runs need {needed / 2**30:.2g} GiB of {memory / 2**30:.2g}")
