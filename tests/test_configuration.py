@@ -126,7 +126,10 @@ def test_the_predecessor_has_no_floor_and_its_own_epsilon():
         (["model.outputs=2"], "do not fit together: the network's outputs must have shape (10, 1). Got (10, 2)"),
         (["wandb.mode=on"], "wandb.mode=on: must be 'auto', 'online', 'offline' or 'disabled'"),
         (["steps=${nope}"], "nope"),
-        (["experiment=nope"], "experiment=nope: must be one of compare_samplers, maml_sine, predecessor, search_learning_rate"),
+        (
+            ["experiment=nope"],
+            "experiment=nope: must be one of compare_samplers, maml_sine, predecessor, search_learning_rate",
+        ),
     ],
 )
 def test_a_mistake_ends_in_one_line_that_names_the_key(overrides, line):

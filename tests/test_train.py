@@ -197,14 +197,6 @@ def test_help_teaches_without_starting_anything(train, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_basic_sweep_runs_every_job(train, tmp_path):
-    succeed(train("--multirun", "sampler=uniform,weighted", "seed=0,1", "hydra.sweep.dir=sweep"))
-    folders = sorted(p.name for p in (tmp_path / "sweep").iterdir() if p.is_dir())
-    assert folders == ["0", "1", "2", "3"]
-    for name in folders:
-        assert json.loads((tmp_path / "sweep" / name / "summary.json").read_text())["status"] == "finished"
-
-
 def test_a_built_wheel_works_from_any_directory(tmp_path, environment):
     build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
     subprocess.run([*build, str(ROOT)], check=True, env=environment, capture_output=True)
