@@ -104,7 +104,9 @@ def _show(axes: Axes, grid: ParameterGrid, values: np.ndarray, view: tuple[str, 
         return None
     axes.set_ylabel(_label(grid, view[1]))
     axes.set_facecolor("0.85")  # cells without a value
-    return axes.pcolormesh(*edges, np.ma.masked_invalid(marginal).T, cmap="viridis", rasterized=True, **style)
+    extent = (edges[0][0], edges[0][-1], edges[1][0], edges[1][-1])
+    image = np.ma.masked_invalid(marginal).T
+    return axes.imshow(image, extent=extent, origin="lower", aspect="auto", interpolation="nearest", **style)
 
 
 def _panels(
