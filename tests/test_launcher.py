@@ -120,6 +120,7 @@ def test_the_basic_launcher_lists_failed_jobs_too(train, tmp_path):
         (["sampler=uniform,delta", "shots=4,-1"], "job 1 (sampler=uniform shots=-1): shots=-1: "),
         (["seed=0,1,minus"], "seed=minus: must be an integer from 0"),
         (["sampler=uniform,nope"], "sampler=nope: must be one of"),
+        (["seed=0,1", "hydra.launcher.group_size=0"], "group_size"),
     ],
 )
 def test_a_mistake_in_any_job_ends_the_sweep_before_the_first(launcher, overrides, line, train, tmp_path):

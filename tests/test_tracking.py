@@ -1,5 +1,6 @@
 import math
 import os
+import time
 
 import numpy as np
 import pytest
@@ -81,6 +82,7 @@ def test_a_failure_of_wandb_costs_only_its_own_data(tmp_path, clean_environment,
 
 def test_a_server_out_of_reach_makes_the_run_an_offline_one(tmp_path, clean_environment, monkeypatch, caplog):
     monkeypatch.setattr(twmaml.tracking, "INIT_TIMEOUT", 2.0)
+    monkeypatch.setattr(WandbRun, "out_of_reach", False)
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # the discard port: nobody listens
     run = WandbRun(tmp_path, mode="auto", project="p", group=None, name="n", tags=[], config={"seed": 0})
@@ -90,6 +92,12 @@ def test_a_server_out_of_reach_makes_the_run_an_offline_one(tmp_path, clean_envi
     (saved,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     assert saved.stat().st_size > 500
     assert "could not be reached" in caplog.text
+    began = time.monotonic()  # the next run of the process does not wait for the server again
+    second = WandbRun(tmp_path / "second", mode="auto", project="p", group=None, name="n", tags=[], config={})
+    assert time.monotonic() - began < 1.5
+    assert second.mode == "offline"
+    second.finish({}, exit_code=0)
+    assert caplog.text.count("could not be reached") == 1
 
 
 def test_a_wandb_that_cannot_start_at_all_does_not_cost_the_run(tmp_path, clean_environment, monkeypatch, caplog):
@@ -97,6 +105,7 @@ def test_a_wandb_that_cannot_start_at_all_does_not_cost_the_run(tmp_path, clean_
         raise RuntimeError("no service")
 
     monkeypatch.setattr("wandb.init", refuse)
+    monkeypatch.setattr(WandbRun, "out_of_reach", False)
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     run = WandbRun(tmp_path, mode="auto", project="p", group=None, name="n", tags=[], config={})
     assert run.mode == "disabled"

@@ -289,6 +289,8 @@ def explain(error: BaseException) -> str | None:
 
 
 def _explain_composition(error: BaseException) -> str:
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, ValueError):
+        return _one_line(error.__cause__)
     text = "\n".join(filter(None, [str(error), str(error.__cause__ or "")]))
     if match := re.search(r"Could not (?:find|load) 'hydra/(launcher|sweeper)/(joblib|submitit|ray|optuna)", text):
         part, engine = match.groups()

@@ -146,8 +146,11 @@ class Sweep:
     """
 
     def __init__(self, groups: Sequence[Sequence[tuple[Sequence[str], Mapping[str, Any]]]]) -> None:
+        prepare_jax()
         jobs = [job for group in groups for job in group]
         common = set.intersection(*(set(overrides) for overrides, _ in jobs))
+        for _, config in jobs:
+            _check_devices(config["devices"]["tasks"])
         self._titles = [_group_title(group, common) for group in groups]
         self._steps = [sum(config["steps"] * len(_seeds(config)) for _, config in group) for group in groups]
         self._runs = sum(len(_seeds(config)) for _, config in jobs)
@@ -156,7 +159,6 @@ class Sweep:
         self._stack = ExitStack()
 
     def __enter__(self) -> "Sweep":
-        prepare_jax()
         self._stopping = self._stack.enter_context(stop_on_interrupt())
         self._drawing = self._stack.enter_context(_drawing(self._runs))
         self._stack.enter_context(self._terminal)
@@ -244,7 +246,7 @@ def train_jobs(
     Returns:
         The runs of each job.
     """
-    _check_devices(job)
+    _check_devices(job.settings.devices.tasks)
     for request in requests:
         _make_folders(request)
     asked = [(r, seed, folder) for r in requests for seed, folder in zip(r.settings.seeds, r.folders, strict=True)]
@@ -254,7 +256,8 @@ def train_jobs(
     with ThreadPoolExecutor() as background:
         seeds = [seed for _, seed, _ in asked]
         whole = Session(job.learner, job.evaluation, seeds, background, drawing)
-        wandb_runs = [_open_wandb(*of_run) for of_run in asked]  # while the session compiles
+        # While the session compiles. The first one loads W&B and finds out whether its server can be reached.
+        wandb_runs = [_open_wandb(*asked[0]), *background.map(lambda of_run: _open_wandb(*of_run), asked[1:])]
         try:
             for part, session in _compiled(whole, job, seeds, background, drawing):
                 first = len(runs)
@@ -298,8 +301,8 @@ def _free_memory() -> float:
     return statistics["bytes_limit"] - statistics["bytes_in_use"] if statistics else math.inf
 
 
-def _check_devices(job: Job) -> None:
-    asked, present = job.settings.devices.tasks, jax.device_count()
+def _check_devices(asked: int) -> None:
+    present = jax.device_count()
     if asked > present:
         raise ConfigurationError(f"devices.tasks={asked}: there {'is' if present == 1 else 'are'} {present} here")
 

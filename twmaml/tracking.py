@@ -90,6 +90,9 @@ class WandbRun:
         config: the resolved configuration.
     """
 
+    out_of_reach = False
+    """Whether a run of this process has waited in vain for the server; the others need not."""
+
     def __init__(
         self,
         folder: Path,
@@ -105,6 +108,8 @@ class WandbRun:
         self.url = ""  # of an online run
         self._log = run_log(folder)
         self.mode = resolve_wandb_mode(mode)
+        if self.mode == "online" and WandbRun.out_of_reach:
+            self.mode = "offline"
         if self.mode == "disabled":
             return
         import wandb  # noqa: PLC0415  half a second that a disabled run does not pay
@@ -124,6 +129,7 @@ class WandbRun:
             try:
                 self._run = wandb.init(mode="online", settings=wandb.Settings(**quiet), **arguments)
             except Exception as error:
+                WandbRun.out_of_reach = True
                 self._log.warning("W&B could not be reached (%s); its data is kept offline", _first_line(error))
                 self.mode = "offline"
         if self.mode == "offline":

@@ -15,6 +15,9 @@ def main() -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(help_text())
         return
+    for flag in {"-m", "--multirun"} & set(sys.argv):  # which Hydra knows only before or after all overrides
+        sys.argv.remove(flag)
+        sys.argv.insert(1, flag)
     register_resolvers()
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors arrive here instead of in Hydra's own report
