@@ -18,6 +18,7 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 from hydra.test_utils.launcher_common_tests import LauncherTestSuite
 from hydra.types import HydraContext, RunMode
+from hydra.version import _UNSPECIFIED_, VersionBase
 from omegaconf import OmegaConf
 
 from hydra_plugins.twmaml_launcher.composition import Composer
@@ -35,6 +36,10 @@ SAMPLERS = ["delta", "epsilon_greedy", "importance", "importance_delta", "unifor
 @pytest.mark.filterwarnings("ignore:.*change working directory")
 class TestHydrasOwn(LauncherTestSuite):
     """What Hydra asks of every launcher, of a task function that knows nothing of groups."""
+
+    @pytest.fixture(autouse=True)
+    def _as_in_a_new_process(self, monkeypatch):
+        monkeypatch.setattr(VersionBase.instance(), "version_base", _UNSPECIFIED_)  # other tests leave it at 1.3
 
 
 @pytest.mark.parametrize(
