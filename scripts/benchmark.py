@@ -29,7 +29,9 @@ import numpy as np
 import optax
 from omegaconf import DictConfig
 
-from twmaml.configuration import Job, build_job, configuration_folder
+from twmaml.conf_files import configuration_folder
+from twmaml.configuration import Job, build_job
+from twmaml.processes import count_cores
 from twmaml.runner import over_runs, shard_runs
 
 Block = Callable[[int], None]
@@ -157,11 +159,6 @@ def pin(cores: int) -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     jax.config.update("jax_num_cpu_devices", cores)
-
-
-def count_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def time_blocks(pipe: Connection, cores: int, runs: int, overrides: Sequence[str]) -> None:

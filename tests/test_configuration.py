@@ -4,14 +4,9 @@ import hydra
 import pytest
 from hydra.core.hydra_config import HydraConfig
 
-from twmaml.configuration import (
-    ConfigurationError,
-    build_job,
-    configuration_folder,
-    explain,
-    help_text,
-    register_resolvers,
-)
+from twmaml.conf_files import configuration_folder, help_text, register_resolvers
+from twmaml.configuration import build_job
+from twmaml.errors import ConfigurationError, explain
 from twmaml.samplers import EpsilonGreedy, Proportional
 
 CONF = Path(configuration_folder())

@@ -25,8 +25,8 @@ from hydra_plugins.twmaml_launcher.composition import Composer
 from hydra_plugins.twmaml_launcher.launcher import SweepJob, group_jobs
 from hydra_plugins.twmaml_launcher.logs import log_to_folders
 from tests.conftest import SMALL, read_wandb, succeed
-from twmaml.configuration import configuration_folder, register_resolvers
-from twmaml.jobs import program_of
+from twmaml.conf_files import configuration_folder, register_resolvers
+from twmaml.request import program_of
 from twmaml.tracking import read_metrics, run_log
 
 SAMPLERS = ["delta", "epsilon_greedy", "importance", "importance_delta", "uniform", "weighted"]
@@ -52,7 +52,10 @@ class TestHydrasOwn(LauncherTestSuite):
 def test_a_sweep_in_groups_is_the_same_as_one_by_one(pattern, samplers, train, tmp_path):
     for launcher in ("vectorised", "basic"):
         overrides = [f"sampler={pattern}", "seed=0,1,2", f"hydra/launcher={launcher}", f"hydra.sweep.dir={launcher}"]
-        succeed(train("--multirun", *overrides, "steps=200", wandb="offline"))
+        output = succeed(train("--multirun", *overrides, "steps=200", wandb="offline")).stdout
+        if launcher == "vectorised":
+            programs = re.findall(r"(\d+)/\d+ jobs  sampler=(\w+) seed=0,...,2: eval/loss", output)
+            assert programs == [(str(3 * i + 3), sampler) for i, sampler in enumerate(samplers)]
     jobs = [(sampler, seed) for sampler in samplers for seed in range(3)]
     expected = {*(str(number) for number in range(len(jobs))), "multirun.yaml"}
     assert {path.name for path in (tmp_path / "vectorised").iterdir()} == expected
@@ -108,6 +111,26 @@ def test_failed_jobs_are_listed_and_stop_no_other(train, tmp_path):
     status = [json.loads((tmp_path / "sweep" / str(i) / "summary.json").read_text())["status"] for i in range(4)]
     assert status[2:] == ["finished"] * 2
     assert all(line.startswith("failed: the loss of seed") for line in status[:2])
+
+
+def test_a_job_without_a_folder_stops_no_other_of_its_group(train, tmp_path):
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "0").write_text("a file stands where the folder should be")
+    (tmp_path / "sweep" / "2").mkdir()
+    (tmp_path / "sweep" / "2" / "metrics.csv").write_text("step\n")
+    (tmp_path / "sweep" / "3" / ".hydra" / "config.yaml").mkdir(parents=True)  # which Hydra cannot write then
+    process = train("--multirun", "seed=0,1,2,3,4", "hydra.sweep.dir=sweep")
+    assert process.returncode == 1
+    first, *listed = process.stderr.splitlines()
+    assert first == "twmaml: 3 of 5 jobs failed; the others are in sweep"
+    for line, (number, reason) in zip(
+        listed, [(0, "cannot write to"), (2, "already holds a run"), (3, "cannot write to")], strict=True
+    ):
+        assert line.split()[:2] == [str(number), f"seed={number}:"]
+        assert reason in line
+    assert re.search(r"5/5 jobs  seed=0,...,4: eval/loss \S+ \(sd \S+ over 2 jobs\) 3 failed", process.stdout)
+    for number in "14":
+        assert json.loads((tmp_path / "sweep" / number / "summary.json").read_text())["status"] == "finished"
 
 
 def test_the_basic_launcher_lists_failed_jobs_too(train, tmp_path):

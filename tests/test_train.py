@@ -210,3 +210,11 @@ def test_a_built_wheel_works_from_any_directory(tmp_path, environment):
     environment = {**environment, "PYTHONPATH": str(tmp_path / "site")}
     succeed(subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False))
     assert list(elsewhere.glob("outputs/*/*/summary.json"))
+
+
+def test_devices_that_share_the_tasks_change_nothing(train, tmp_path):
+    succeed(train("hydra.run.dir=one"))
+    succeed(train("hydra.run.dir=two", "devices.tasks=2"))
+    one, two = (read_metrics(tmp_path / name / "metrics.csv") for name in ("one", "two"))
+    for name, values in one.items():
+        np.testing.assert_allclose(two[name], values, rtol=1e-4, atol=1e-6, err_msg=name)

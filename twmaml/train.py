@@ -7,14 +7,15 @@ import sys
 def main() -> None:
     """Trains what the command line describes. A user's mistake ends in one line and exit code 1."""
     # Imported here, as the processes that draw figures start by importing this module.
-    import hydra  # noqa: PLC0415
-
-    from twmaml.configuration import configuration_folder, help_text, register_resolvers  # noqa: PLC0415
-    from twmaml.jobs import ReportedError, hydra_job  # noqa: PLC0415
+    from twmaml.conf_files import configuration_folder, help_text, register_resolvers  # noqa: PLC0415
 
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(help_text())
         return
+    import hydra  # noqa: PLC0415
+
+    from twmaml.jobs import ReportedError, hydra_job  # noqa: PLC0415
+
     for flag in {"-m", "--multirun"} & set(sys.argv):  # which Hydra knows only before or after all overrides
         sys.argv.remove(flag)
         sys.argv.insert(1, flag)
@@ -37,7 +38,7 @@ def main() -> None:
 
 def _exit_with(error: BaseException) -> None:
     """Ends the process with the one line that an expected error has, or with a traceback."""
-    from twmaml.configuration import explain  # noqa: PLC0415
+    from twmaml.errors import explain  # noqa: PLC0415
 
     if isinstance(error, KeyboardInterrupt):
         sys.exit(130)

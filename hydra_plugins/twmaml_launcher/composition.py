@@ -52,7 +52,7 @@ class Composer:
     def _with_seed(self, first: DictConfig, overrides: Sequence[str]) -> DictConfig:
         """As `load_sweep_config`, from a job that differs only in its seed."""
         config = copy.deepcopy(first)
-        parsed = self._parser.parse_overrides([override for override in overrides if not override.startswith("hydra")])
+        parsed = [each for each in self._parser.parse_overrides(list(overrides)) if not each.is_hydra_override()]
         for override in parsed:
             if override.key_or_group == "seed":
                 config.seed = override.value()
@@ -86,3 +86,8 @@ def resolve(config: DictConfig) -> dict[str, Any]:
             for key in config
             if key != "hydra"
         }
+
+
+def own_overrides(job: Sequence[str], jobs: Sequence[Sequence[str]]) -> list[str]:
+    """The overrides that set a job apart from the others."""
+    return [override for override in job if not all(override in other for other in jobs)]

@@ -11,7 +11,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.twmaml_launcher.composition import Composer, resolve
+from hydra_plugins.twmaml_launcher.composition import Composer, own_overrides, resolve
 from hydra_plugins.twmaml_launcher.logs import log_to_folders
 
 
@@ -91,9 +91,10 @@ class VectorisedLauncher(Launcher):
                 returns[job.number] = self._run(job, self.task_function, configure_logging=True)
         else:
             groups = group_jobs(jobs, self.task_function.program_of, self.group_size)
-            with self.task_function.sweep(
-                [[(job.overrides, job.resolved) for job in group] for group in groups]
-            ) as sweep:
+            described = [
+                (own_overrides(group[0].overrides, job_overrides), [job.resolved for job in group]) for group in groups
+            ]
+            with self.task_function.sweep(described) as sweep:
                 for index, group in enumerate(groups):
                     returns |= self._run_group(sweep, index, group)
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
@@ -104,31 +105,43 @@ class VectorisedLauncher(Launcher):
 
         So Hydra itself prepares each job's folder, saves its configuration and calls its callbacks.
         """
-        requests: list[Any] = []
-        outcomes: list[Any] = []
+        requests: dict[int, Any] = {}
+        outcomes: dict[int, Any] = {}
         returns: dict[int, JobReturn] = {}
 
-        def enter(position: int) -> None:
-            job = group[position]
+        def enter(jobs: Sequence[SweepJob]) -> None:
+            if not jobs:
+                outcomes.update(zip(requests, sweep.run_group(index, list(requests.values())), strict=True))
+                return
+            job, *others = jobs
 
             def task(cfg: DictConfig) -> Any:
-                requests.append(self.task_function.read_request(cfg))
-                if position + 1 < len(group):
-                    enter(position + 1)
-                else:
-                    outcomes.extend(sweep.run_group(index, requests))
-                if isinstance(outcomes[position], Exception):
-                    raise outcomes[position]
-                return outcomes[position]
+                try:
+                    requests[job.number] = self.task_function.prepare(cfg)
+                except Exception as error:
+                    outcomes[job.number] = error
+                enter(others)
+                if isinstance(outcomes[job.number], Exception):
+                    raise outcomes[job.number]
+                return outcomes[job.number]
 
             try:
                 returns[job.number] = self._run(job, task, configure_logging=False)
-            except Exception as error:  # its folder cannot be made, say; then no job of the group has trained
-                returns[job.number] = JobReturn(overrides=job.overrides, status=JobStatus.FAILED, _return_value=error)
-                outcomes[:] = [error] * len(group)
+            except Exception as error:  # Hydra could not save its configuration, say
+                returns[job.number] = _failed(job.overrides, error)
+                if job.number not in {*requests, *outcomes}:
+                    enter(others)
 
-        with log_to_folders([job.config for job in group]):
-            enter(0)
+        with_folder = []
+        for job in group:
+            try:
+                Path(job.config.hydra.runtime.output_dir).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                returns[job.number] = _failed(job.overrides, error)
+            else:
+                with_folder.append(job)
+        with log_to_folders([job.config for job in with_folder]):
+            enter(with_folder)
         return returns
 
     def _run(self, job: SweepJob, task: TaskFunction, configure_logging: bool) -> JobReturn:
@@ -141,6 +154,10 @@ class VectorisedLauncher(Launcher):
             job_subdir_key="hydra.sweep.subdir",
             configure_logging=configure_logging,
         )
+
+
+def _failed(overrides: Sequence[str], error: Exception) -> JobReturn:
+    return JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=error)
 
 
 def group_jobs(

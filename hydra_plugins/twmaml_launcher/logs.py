@@ -19,6 +19,9 @@ def log_to_folders(configs: Sequence[DictConfig]) -> Iterator[None]:
     Args:
         configs: of the jobs, Hydra's own part included.
     """
+    if not configs:
+        yield
+        return
     first, *others = configs
     Path(first.hydra.runtime.output_dir).mkdir(parents=True, exist_ok=True)
     configure_log(first.hydra.job_logging, first.hydra.verbose)

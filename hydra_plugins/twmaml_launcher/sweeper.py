@@ -12,7 +12,7 @@ from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from omegaconf import OmegaConf
 
-from hydra_plugins.twmaml_launcher.composition import Composer, resolve
+from hydra_plugins.twmaml_launcher.composition import Composer, own_overrides, resolve
 from hydra_plugins.twmaml_launcher.launcher import VectorisedLauncher
 
 
@@ -53,7 +53,7 @@ class ValidatedSweeper(BasicSweeper):
         jobs = [job for batch in batches for job in batch]
         composer = Composer(self.hydra_context, self.config)
         for number, job in enumerate(jobs):
-            self._validate(composer, number, job, _own(job, jobs))
+            self._validate(composer, number, job, own_overrides(job, jobs))
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
@@ -83,7 +83,7 @@ class ValidatedSweeper(BasicSweeper):
         except Exception as error:
             if validate is None:
                 raise
-            from twmaml.configuration import explain  # noqa: PLC0415  not at the start of whatever runs under Hydra
+            from twmaml.errors import explain  # noqa: PLC0415  not at the start of whatever runs under Hydra
 
             line = explain(error)
             if line is None:
@@ -94,22 +94,17 @@ class ValidatedSweeper(BasicSweeper):
         failed = [number for number, result in enumerate(results) if result.status == JobStatus.FAILED]
         if not failed:
             return
-        from twmaml.configuration import SweepFailedError, explain  # noqa: PLC0415
+        from twmaml.errors import SweepFailedError, explain  # noqa: PLC0415
 
         lines = [f"{len(failed)} of {len(jobs)} jobs failed; the others are in {folder}"]
         for number in failed:
             error = results[number]._return_value  # the public way to it prints a line and raises it
             reason = explain(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
-            lines.append(f"  {number:>4}  {' '.join(_own(jobs[number], jobs))}: {reason}")
+            lines.append(f"  {number:>4}  {' '.join(own_overrides(jobs[number], jobs))}: {reason}")
         raise SweepFailedError("\n".join(lines))
 
 
-def _own(job: Sequence[str], jobs: Sequence[Sequence[str]]) -> list[str]:
-    """The overrides that set a job apart from the others."""
-    return [override for override in job if not all(override in other for other in jobs)]
-
-
 def _configuration_error(message: str) -> Exception:
-    from twmaml.configuration import ConfigurationError  # noqa: PLC0415
+    from twmaml.errors import ConfigurationError  # noqa: PLC0415
 
     return ConfigurationError(message)

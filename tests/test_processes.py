@@ -1,0 +1,31 @@
+import os
+import signal
+import time
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+
+import pytest
+
+from twmaml.processes import FigureProcesses, count_cores
+
+
+def test_figures_are_drawn_here_when_a_process_that_draws_was_killed():
+    with FigureProcesses(1, mp_context=get_context("spawn")) as processes:
+        worker = processes.submit(os.getpid).result()
+        assert worker != os.getpid()
+        waiting = processes.submit(time.sleep, 60)
+        os.kill(worker, signal.SIGKILL)
+        with pytest.raises(BrokenProcessPool):
+            waiting.result()
+        assert processes.submit(os.getpid).result() == os.getpid()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only where a process can be kept to some cores")
+def test_only_cores_that_may_be_used_are_counted():
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert count_cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert count_cores() == len(allowed)

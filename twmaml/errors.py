@@ -1,0 +1,97 @@
+"""From what went wrong to the one clear line that a user sees."""
+
+import re
+
+import jax
+from hydra.errors import CompactHydraException, InstantiationException
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+
+from twmaml.conf_files import suggest, suggest_key
+
+
+class ExpectedError(Exception):
+    """Something that can go wrong without a fault in the program; its message tells all that there is to tell."""
+
+
+class ConfigurationError(ExpectedError):
+    """A mistake of the user's; the message is one line that names the key, the value and what is allowed."""
+
+
+class SweepFailedError(ExpectedError):
+    """Some jobs of a sweep have failed; the message lists each with its reason."""
+
+
+def explain(error: BaseException) -> str | None:
+    """The one line that tells the user what is wrong; None for an error that is not the user's."""
+    if isinstance(error, ExpectedError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"cannot write to {error.filename}: {error.strerror}"
+    if isinstance(error, ValueError) and "Config group override" in str(error):
+        return "a group must be set to one of its choices (--help lists them)"
+    if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
+        return f"not enough memory: {one_line(error)[:200]}"
+    if isinstance(error, CompactHydraException | OmegaConfBaseException):
+        return _explain_composition(error)
+    return None
+
+
+def _explain_composition(error: BaseException) -> str:
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, ValueError):
+        return one_line(error.__cause__)
+    text = "\n".join(filter(None, [str(error), str(error.__cause__ or "")]))
+    if match := re.search(r"Could not (?:find|load) 'hydra/(launcher|sweeper)/(joblib|submitit|ray|optuna)", text):
+        part, engine = match.groups()
+        extra = {"submitit": "slurm"}.get(engine, engine)
+        return f'hydra/{part}: {engine} is not installed; pip install -e ".[{extra}]"'
+    if match := re.search(r"Could not find '([\w/-]+)/([^/']+)'", text):
+        group, choice = match.groups()
+        available = re.search(r"Available options in '[^']*':\n((?:\t\S+\n?)+)", text)
+        options = available.group(1).split() if available else []
+        return f"{group}={choice}: must be one of {', '.join(options)}{suggest(choice, options)}"
+    if match := re.search(r"Error merging override ([^\n]+)", text):
+        return f"{match.group(1)}: is of another kind than what the key holds"
+    if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
+        key = next(filter(None, match.groups()))
+        return f"{key}: there is no such key{suggest_key(key)}"
+    return one_line(error)
+
+
+def explain_instantiation(error: InstantiationException, key: str) -> str:
+    """One line on a part that could not be built from what stands under a key."""
+    match = re.search(r"full_key: (\S+)", str(error))
+    full_key = match.group(1) if match else key
+    cause = error.__cause__
+    if isinstance(cause, ValidationError):
+        return first_invalid(cause, f"{full_key}.")
+    head = str(error).splitlines()[0]
+    target = re.search(r"'([^']+)'", head)
+    if "locating target" in head and target:
+        return f"{full_key}._target_={target.group(1)}: there is nothing of that name to import"
+    return f"{full_key}: {one_line(cause if cause is not None else error)}"
+
+
+def first_invalid(error: ValidationError, prefix: str) -> str:
+    """One line for the first key that is wrong, as the user would write it."""
+    # Alternatives of a union are tried one after the other; the first that has the right type says most.
+    details = sorted(error.errors(), key=lambda d: d["type"].endswith("_type") or d["type"] == "dataclass_type")
+    detail = details[0]
+    message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    location = [part for part in detail["loc"] if isinstance(part, int) or re.fullmatch(r"[a-z_]\w*", part)]
+    if detail["type"] == "value_error":
+        names_its_field = re.match(r"[a-z_]+ must", message)
+        return f"{prefix}{message}" if names_its_field or not prefix else f"{prefix.rstrip('.')}: {message}"
+    key = prefix + ".".join(map(str, location[:1]))
+    if detail["type"] == "unexpected_keyword_argument":
+        return f"{key}: there is no such key"
+    if detail["type"] == "missing":
+        return f"{key}: is missing"
+    return f"{key}={detail['input']}: {message}"
+
+
+def one_line(error: BaseException) -> str:
+    """The message without line breaks; the name of the error if it has none."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    kept = [line for line in lines if line and "HYDRA_FULL_ERROR" not in line]
+    return "; ".join(kept) or type(error).__name__

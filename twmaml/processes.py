@@ -1,0 +1,100 @@
+"""The process that a job runs in: its cores, JAX's settings, Ctrl-C, and the processes beside it that draw."""
+
+import hashlib
+import logging
+import os
+import platform
+import re
+import signal
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import jax
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[list[int]]:
+    """Collects Ctrl-C: the first one lets the chunk end and everything be written; the second ends at once."""
+    received: list[int] = []
+
+    def note(number: int, _: Any) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+        log.warning("Interrupted: writing what there is; once more to end at once")
+
+    try:
+        previous = signal.signal(signal.SIGINT, note)
+    except ValueError:  # not the main thread: whoever started this thread handles signals
+        yield received
+        return
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+class FigureProcesses(ProcessPoolExecutor):
+    """Processes that draw figures. Ctrl-C, which a terminal sends to all of them, is for this one to handle."""
+
+    def submit(self, *arguments: Any, **keywords: Any) -> Any:
+        """Hands over a call; a process that is started for it inherits that SIGINT is blocked."""
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return super().submit(*arguments, **keywords)
+        except BrokenProcessPool:  # one of them was killed, for want of memory say; then it is done here
+            with ThreadPoolExecutor(1) as here:
+                return here.submit(*arguments, **keywords)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def drawing_executor(runs: int) -> Executor:
+    """What draws figures beside the training: a thread for a run, a process a core for several."""
+    workers = min(runs, count_cores())
+    return ThreadPoolExecutor(1) if workers == 1 else FigureProcesses(workers, mp_context=get_context("spawn"))
+
+
+def count_cores() -> int:
+    """Cores that this process may use, which on a cluster are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def prepare_jax() -> None:
+    """Settings of JAX that have to come before it starts, in whichever process Hydra runs a job."""
+    _keep_compiled_programs()
+    _use_every_core()
+
+
+def _keep_compiled_programs() -> None:
+    """Lets JAX keep what it compiles in the user's cache folder, which halves the start-up of the next run.
+
+    A folder for each kind of processor, because a home folder is often shared by machines of several kinds and
+    compiled programs are not. JAX_COMPILATION_CACHE_DIR, where it is set, decides instead (empty: no cache).
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        cpuinfo = Path("/proc/cpuinfo")
+        flags = re.search(r"^(flags|Features)\s*:.*$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
+        processor = hashlib.sha256((flags.group() if flags else platform.processor()).encode()).hexdigest()[:12]
+        jax.config.update("jax_compilation_cache_dir", str(home / "twmaml" / "jax" / processor))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _use_every_core() -> None:
+    """Makes one JAX device of every core, so that several runs share a machine without an accelerator.
+
+    A single run stays on one of them: its products are too small for several cores. JAX_NUM_CPU_DEVICES, where
+    it is set, decides instead. Has to come before JAX starts.
+    """
+    if "JAX_NUM_CPU_DEVICES" not in os.environ:
+        jax.config.update("jax_num_cpu_devices", count_cores())
