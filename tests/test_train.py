@@ -53,6 +53,9 @@ def test_a_run_leaves_what_was_promised(train, tmp_path):
         assert list(saved["names"]) == ["amplitude", "phase"]
         assert 0 < saved["tasks"][:, 1].max() < 180  # degrees, as configured
         np.testing.assert_allclose(saved["losses"][:, 5].mean(), metrics["eval/loss"][-1], rtol=1e-6)
+        assert saved["queue_losses"].shape == saved["visits"].shape == (12,)
+        np.testing.assert_array_equal(np.isnan(saved["queue_losses"]), saved["visits"] == 0)
+        assert 0 < saved["visits"].sum() < 60 * 4
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["status"], summary["step"], summary["seed"]) == ("finished", 60, 0)
     assert summary["eval/loss"] == pytest.approx(metrics["eval/loss"][-1])

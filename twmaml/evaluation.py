@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from twmaml.adaptation import adaptation_path
 from twmaml.grid import ParameterGrid
@@ -25,6 +25,8 @@ class EvaluationTasks(NamedTuple):
 
     tasks: Float[Array, "tasks axes"]
     keys: Key[Array, " tasks"]
+    cells: Int[Array, " tasks"]
+    """The cell of the queue that holds each task."""
 
 
 class Example(NamedTuple):
@@ -62,7 +64,7 @@ class Evaluation:
         """`draws` times every centre of the grid."""
         key = jax.random.fold_in(jax.random.key(self.seed), _EVALUATION)
         tasks = jnp.repeat(self.grid.centres(), self.draws, axis=0)
-        return EvaluationTasks(tasks, jax.random.split(key, tasks.shape[0]))
+        return EvaluationTasks(tasks, jax.random.split(key, tasks.shape[0]), self.learner.family.grid.locate(tasks))
 
     def losses(self, meta_params: MetaParams, fixed: EvaluationTasks) -> Float[Array, "tasks steps"]:
         """Query loss of every task after 0, 1, ... `steps` inner steps."""
@@ -81,7 +83,7 @@ class Evaluation:
                 observe=lambda params: learner.query_outcome(params, query_key, task, self.queries).score,
             )
 
-        return jax.lax.map(losses_of_one, tuple(fixed), batch_size=_TASKS_AT_ONCE)
+        return jax.lax.map(losses_of_one, (fixed.tasks, fixed.keys), batch_size=_TASKS_AT_ONCE)
 
     def examples(self, meta_params: MetaParams) -> Example | None:
         """Three tasks to look at, along the first axis of every array; None if the family is no regression.

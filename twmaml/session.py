@@ -17,7 +17,6 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from twmaml.evaluation import Evaluation, EvaluationTasks, Example
-from twmaml.grid import ParameterGrid
 from twmaml.priority_queue import PriorityQueue, visit_loss_correlation
 from twmaml.runner import NO_FAILURE, Chunk, MetaLearner, RunState, over_runs, shard_runs
 from twmaml.samplers import Sampler
@@ -223,12 +222,30 @@ class Session:
 
     def _evaluate_and_log(self, runs: Sequence[Run], step: int, rows: Sequence[Mapping[str, float]]) -> None:
         losses = np.asarray(self._evaluate(self.states.meta_params, self.fixed))
-        tasks, grid = np.asarray(self.fixed.tasks), self.evaluation.grid
-        for run, of_run, row in zip(runs, losses, rows, strict=False):  # behind the last run there is padding
+        for i, (run, row) in enumerate(zip(runs, rows, strict=False)):  # behind the last run there is padding
             if run.status == "running":
-                run.losses = of_run
-                _save_evaluation(run.folder, step, of_run, tasks, grid)
-                run.log(step, {**row, **summarize(of_run, self.evaluation.draws)})
+                run.losses = losses[i]
+                self._save_evaluation(run, i, step)
+                run.log(step, {**row, **summarize(run.losses, self.evaluation.draws)})
+
+    def _save_evaluation(self, run: Run, index: int, step: int) -> None:
+        """Writes `evaluation/<step>.npz`, at once or not at all; the README says what is in it."""
+        axes = self.evaluation.grid.axes.values()
+        cells = np.asarray(self.fixed.cells)
+        partial = run.folder / "evaluation" / f".{step}.npz"
+        np.savez(
+            partial,
+            losses=run.losses,
+            tasks=np.asarray(self.fixed.tasks) / np.array([axis.scale for axis in axes], np.float32),
+            names=self.evaluation.grid.names,
+            units=[axis.unit for axis in axes],
+            shape=self.evaluation.grid.shape,
+            low=[axis.low for axis in axes],
+            high=[axis.high for axis in axes],
+            queue_losses=np.asarray(self.states.queue.losses)[index, cells],
+            visits=np.asarray(self.states.queue.visits)[index, cells],
+        )
+        partial.rename(run.folder / "evaluation" / f"{step}.npz")
 
     def _rows(self, chunk: Chunk) -> list[dict[str, float]]:
         """What is logged of a chunk, for each run."""
@@ -247,7 +264,7 @@ class Session:
             self.states, chunk = self._train(healthy, jnp.int32(failure - start))
             row = self._rows(jax.device_get(chunk))[index]
         run.losses = np.asarray(self._evaluate(self.states.meta_params, self.fixed))[index]
-        _save_evaluation(run.folder, failure, run.losses, np.asarray(self.fixed.tasks), self.evaluation.grid)
+        self._save_evaluation(run, index, failure)
         if row is None:  # the row of this step is written already
             run.latest |= summarize(run.losses, self.evaluation.draws)
         else:
@@ -329,15 +346,6 @@ def _bytes_taken(program: Any, sharding: NamedSharding) -> float:
     size = program.memory_analysis()
     of_device = size.argument_size_in_bytes + size.output_size_in_bytes + size.temp_size_in_bytes
     return of_device * (sharding.mesh.size if jax.default_backend() == "cpu" else 1)
-
-
-def _save_evaluation(folder: Path, step: int, losses: np.ndarray, tasks: np.ndarray, grid: ParameterGrid) -> None:
-    """`evaluation/<step>.npz`: losses [tasks, inner steps + 1] and task parameters in their configured units."""
-    scale = np.array([axis.scale for axis in grid.axes.values()], np.float32)
-    units = [axis.unit for axis in grid.axes.values()]
-    partial = folder / "evaluation" / f".{step}.npz"
-    np.savez(partial, losses=losses, tasks=tasks / scale, names=grid.names, units=units, shape=grid.shape)
-    partial.rename(folder / "evaluation" / f"{step}.npz")
 
 
 def _likely_cause(run: Run, sampler: Sampler) -> str:
