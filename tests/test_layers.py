@@ -21,6 +21,7 @@ LEVELS = {
     "evaluation": 3.5,
     "tracking": 3.5,
     "terminal": 3.5,
+    "panels": 3.5,
     "figures": 3.6,
     "session": 3.7,
     "conf_files": 0,

@@ -56,6 +56,9 @@ def test_a_run_leaves_what_was_promised(train, tmp_path):
         assert saved["queue_losses"].shape == saved["visits"].shape == (12,)
         np.testing.assert_array_equal(np.isnan(saved["queue_losses"]), saved["visits"] == 0)
         assert 0 < saved["visits"].sum() < 60 * 4
+    with np.load(folder / "examples.npz") as saved:
+        assert saved["predictions"].shape == (3, 6, 200)  # tasks, inner steps + 1, points
+        assert list(saved["tasks"][:, 0]) == sorted(saved["tasks"][:, 0])
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["status"], summary["step"], summary["seed"]) == ("finished", 60, 0)
     assert summary["eval/loss"] == pytest.approx(metrics["eval/loss"][-1])

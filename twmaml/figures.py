@@ -3,26 +3,28 @@
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
 
 from twmaml.evaluation import Example
 from twmaml.grid import ParameterGrid
+from twmaml.panels import (
+    COLOURS,
+    UNITS,
+    add_colour_bar,
+    make_panels,
+    marginalise,
+    set_title,
+    show_grid,
+    use_plain_numbers,
+    views_of,
+)
 from twmaml.priority_queue import PriorityQueue
 from twmaml.statistics import TAILS, cell_means, cvar, diverged_tasks, reported_steps
-
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
-"""Okabe and Ito's palette, which the colour-blind can tell apart."""
-
-
-_UNITS = {"deg": "°"}
 
 
 @dataclass(frozen=True)
@@ -75,86 +77,6 @@ def draw_all(data: FigureData, folder: Path) -> Drawn:
     return drawn
 
 
-def _label(grid: ParameterGrid, name: str) -> str:
-    unit = _UNITS.get(grid.axes[name].unit, grid.axes[name].unit)
-    return f"{name} [{unit}]" if unit else name
-
-
-def _views(grid: ParameterGrid) -> list[tuple[str, ...]]:
-    """The axes of each panel that shows values over the grid: every pair of them, or the only one."""
-    return list(combinations(grid.names, 2)) or [grid.names]
-
-
-def _marginal(grid: ParameterGrid, values: np.ndarray, view: tuple[str, ...]) -> np.ndarray:
-    """Mean over the axes that are not in view, of the values that are known; NaN where none is."""
-    hidden = tuple(i for i, name in enumerate(grid.names) if name not in view)
-    known = ~np.isnan(values.reshape(grid.shape))
-    total = np.where(known, values.reshape(grid.shape), 0).sum(axis=hidden)
-    count = known.sum(axis=hidden)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
-def _show(axes: Axes, grid: ParameterGrid, values: np.ndarray, view: tuple[str, ...], **style: Any) -> Any:
-    """Values over the grid as a heatmap over two of its axes (a line over one), averaged over the others."""
-    marginal = _marginal(grid, values, view)
-    edges = [grid.axes[name].edges() for name in view]
-    axes.set_xlabel(_label(grid, view[0]))
-    if len(view) == 1:
-        axes.stairs(marginal, edges[0], color=COLOURS[0], linewidth=1.5)
-        return None
-    axes.set_ylabel(_label(grid, view[1]))
-    axes.set_facecolor("0.85")  # cells without a value
-    extent = (edges[0][0], edges[0][-1], edges[1][0], edges[1][-1])
-    image = np.ma.masked_invalid(marginal).T
-    return axes.imshow(image, extent=extent, origin="lower", aspect="auto", interpolation="nearest", **style)
-
-
-def _panels(
-    rows: int, columns: int, width: float, height: float, right: float = 0.2
-) -> tuple[Figure, list[list[Axes]]]:
-    """A figure of equal panels, placed by hand: constrained layout would take as long again as drawing.
-
-    Args:
-        rows: of panels.
-        columns: of panels.
-        width: of a panel with its labels, in inches.
-        height: likewise.
-        right: of that width, what is kept free at the right, 0.9 for a colour bar.
-    """
-    left, bottom, top, title = 0.75, 0.5, 0.3, 0.4
-    size = (columns * width, rows * height + title)
-    figure = Figure(figsize=size)
-    panel = ((width - left - right) / size[0], (height - bottom - top) / size[1])
-    return figure, [
-        [
-            figure.add_axes(((c * width + left) / size[0], ((rows - 1 - r) * height + bottom) / size[1], *panel))
-            for c in range(columns)
-        ]
-        for r in range(rows)
-    ]
-
-
-def _title(axes: Axes, text: str) -> None:
-    axes.set_title(text, fontsize=10, y=1.0)  # a fixed height, which would take half of the drawing's time to find
-
-
-class _PlainNumbers(LogFormatter):
-    """0.5 instead of 5 × 10⁻¹ beside a logarithmic axis."""
-
-    def _num_to_string(self, x: float, vmin: float, vmax: float) -> str:
-        return f"{x:g}"
-
-
-def _plain_numbers(axes: Axes) -> None:
-    axes.yaxis.set_major_formatter(_PlainNumbers())
-    axes.yaxis.set_minor_formatter(_PlainNumbers(minor_thresholds=(1.5, 0.6)))
-
-
-def _colour_bar(axes: Axes, mesh: Any, label: str = "", extend: str = "neither") -> None:
-    cax = axes.inset_axes((1.03, 0.0, 0.05, 1.0))
-    axes.figure.colorbar(mesh, cax=cax, label=label, extend=extend)
-
-
 def _queue(data: FigureData) -> Figure:
     grid = data.grid
     rows = {
@@ -163,20 +85,20 @@ def _queue(data: FigureData) -> Figure:
         "visits": np.asarray(data.queue.visits, float),
         "probability × cells": data.probabilities * grid.size,
     }
-    views = _views(grid)
-    figure, panels = _panels(len(views), len(rows), 4.4, 3.3, right=0.9)
+    views = views_of(grid)
+    figure, panels = make_panels(len(views), len(rows), 4.4, 3.3, right=0.9)
     for row, view in zip(panels, views, strict=True):
         for axes, (name, values) in zip(row, rows.items(), strict=True):
-            known = _marginal(grid, values, view)
+            known = marginalise(grid, values, view)
             known = known[~np.isnan(known)]
             # A few cells that stick out would leave everything else in one colour.
             most = np.quantile(known, 0.98) if known.size else 1.0
             capped = known.size > 0 and most < known.max() and len(view) > 1
-            mesh = _show(axes, grid, values, view, **({"vmax": most} if capped else {}))
+            mesh = show_grid(axes, grid, values, view, **({"vmax": most} if capped else {}))
             others = [other for other in grid.names if other not in view]
-            _title(axes, name + (f", mean over {' and '.join(others)}" if others else ""))
+            set_title(axes, name + (f", mean over {' and '.join(others)}" if others else ""))
             if mesh is not None:
-                _colour_bar(axes, mesh, extend="max" if capped else "neither")
+                add_colour_bar(axes, mesh, extend="max" if capped else "neither")
     return figure
 
 
@@ -185,21 +107,21 @@ def _evaluation(data: FigureData) -> Figure:
     diverged = diverged_tasks(data.losses)
     k = data.losses.shape[1] - 1
     cells = cell_means(data.losses[:, k], diverged[:, k], draws)
-    views = _views(grid)
-    figure, ((*maps, distribution),) = _panels(1, len(views) + 1, 5.0, 4.0, right=1.0)
-    known = np.concatenate([_marginal(grid, cells, view).ravel() for view in views])
+    views = views_of(grid)
+    figure, ((*maps, distribution),) = make_panels(1, len(views) + 1, 5.0, 4.0, right=1.0)
+    known = np.concatenate([marginalise(grid, cells, view).ravel() for view in views])
     known = known[known > 0]
     norm = LogNorm(known.min(), known.max()) if known.size and known.min() < known.max() else Normalize()
     centres = np.stack(np.unravel_index(np.arange(grid.size), grid.shape), axis=1)
     marked = centres[diverged[:, k].reshape(-1, draws).any(axis=1)]
     label = f"{diverged[:, k].sum()} diverged"
     for axes, view in zip(maps, views, strict=True):
-        mesh = _show(axes, grid, cells, view, **({"norm": norm} if len(view) == 2 else {}))
+        mesh = show_grid(axes, grid, cells, view, **({"norm": norm} if len(view) == 2 else {}))
         others = [name for name in grid.names if name not in view]
         over = f", mean over {' and '.join(others)}" if others else ""
-        _title(axes, f"loss after {k} inner steps{over}")
+        set_title(axes, f"loss after {k} inner steps{over}")
         if mesh is not None:
-            _colour_bar(axes, mesh, label="mean squared error" if _is_regression(data) else "loss")
+            add_colour_bar(axes, mesh, label="mean squared error" if _is_regression(data) else "loss")
         if marked.size:
             middles = [(edges[:-1] + edges[1:]) / 2 for edges in (grid.axes[name].edges() for name in view)]
             place = [m[marked[:, grid.names.index(name)]] for m, name in zip(middles, view, strict=True)]
@@ -217,7 +139,7 @@ def _evaluation(data: FigureData) -> Figure:
         distribution.set_xscale("log")
         distribution.legend(title="inner steps", fontsize=8)
     distribution.set(xlabel="loss", ylabel="evaluation tasks")
-    _title(distribution, f"distribution over {len(data.losses)} tasks")
+    set_title(distribution, f"distribution over {len(data.losses)} tasks")
     return figure
 
 
@@ -225,7 +147,7 @@ def _adaptation(data: FigureData) -> Figure:
     diverged = diverged_tasks(data.losses).any(axis=1)
     kept = data.losses[~diverged].T  # the same tasks at every step, or the curve would fall by dropping some
     steps = range(len(kept)) if kept.size else []
-    figure, ((axes,),) = _panels(1, 1, 6.4, 4.0)
+    figure, ((axes,),) = make_panels(1, 1, 6.4, 4.0)
     quartiles = np.array([np.quantile(kept[k], [0.25, 0.5, 0.75]) for k in steps]).reshape(-1, 3).T
     axes.fill_between(steps, quartiles[0], quartiles[2], color=COLOURS[0], alpha=0.2, label="middle half of the tasks")
     axes.plot(steps, quartiles[1], color=COLOURS[0], linestyle="--", label="median")
@@ -236,7 +158,7 @@ def _adaptation(data: FigureData) -> Figure:
     if diverged.any():
         axes.plot([], [], " ", label=f"left out: {diverged.sum()} that diverged at some step")
     axes.set(xlabel="inner steps", ylabel="loss on query data", yscale="log")
-    _plain_numbers(axes)
+    use_plain_numbers(axes)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return figure
@@ -252,16 +174,16 @@ def _learning_curves(data: FigureData) -> Figure:
         **{f"cvar_{tail}": f"CVaR, worst {tail} %" for tail in TAILS},
         "diverged": "diverged tasks, left out of the others",
     }
-    figure, rows = _panels(2, 4, 3.9, 3.3)
+    figure, rows = make_panels(2, 4, 3.9, 3.3)
     first, *others = (axes for row in rows for axes in row)
     first.plot(steps, data.metrics["train/loss"], color=COLOURS[0], linewidth=0.8)
-    _title(first, "loss after adapting, as drawn in training")
+    set_title(first, "loss after adapting, as drawn in training")
     for axes, (name, title) in zip(others, panels.items(), strict=False):
         for k, colour in zip(inner_steps, COLOURS, strict=False):
             values = data.metrics[f"eval/{name}_step_{k}"]
             known = ~np.isnan(values)
             axes.plot(steps[known], values[known], color=colour, linewidth=1.5, label=f"{k}")
-        _title(axes, title)
+        set_title(axes, title)
     others[0].legend(title="inner steps", fontsize=8)
     others[-1].set_axis_off()
     for axes in (first, *others[:-1]):
@@ -270,7 +192,7 @@ def _learning_curves(data: FigureData) -> Figure:
         if not any((np.asarray(line.get_ydata()) <= 0).any() for line in axes.lines):  # not the counts
             axes.set_yscale("log")
             axes.autoscale(axis="y")
-            _plain_numbers(axes)
+            use_plain_numbers(axes)
         axes.grid(alpha=0.3)
     return figure
 
@@ -282,7 +204,7 @@ def _regression(data: FigureData) -> Figure | None:
         return None
     name, axis = next(iter(data.evaluation_grid.axes.items()))
     steps = sorted({0, 1, data.losses.shape[1] - 1})
-    figure, (row,) = _panels(1, 3, 4.4, 3.9)
+    figure, (row,) = make_panels(1, 3, 4.4, 3.9)
     for i, axes in enumerate(row):
         axes.sharey(row[0]) if i else None
         axes.plot(examples.x[i], examples.target[i], color="black", linewidth=2, label="target")
@@ -291,7 +213,7 @@ def _regression(data: FigureData) -> Figure | None:
         for k, colour, line in zip(steps, COLOURS, (":", "--", "-"), strict=False):
             label = f"after {k} inner step{'' if k == 1 else 's'}"
             axes.plot(examples.x[i], examples.predictions[i, k], line, color=colour, linewidth=1.8, label=label)
-        _title(axes, f"{name} {examples.task[i, 0] / axis.scale:.2f}{_UNITS.get(axis.unit, axis.unit)}")
+        set_title(axes, f"{name} {examples.task[i, 0] / axis.scale:.2f}{UNITS.get(axis.unit, axis.unit)}")
         axes.set_xlabel("x")
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("y")

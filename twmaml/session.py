@@ -129,6 +129,7 @@ class Session:
         drawing: Executor,
     ) -> None:
         self.evaluation = evaluation
+        self._scale = np.array([axis.scale for axis in evaluation.grid.axes.values()], np.float32)
         self._background, self._drawing = background, drawing
         self._sharding = shard_runs(len(seeds), learner.task_devices)
         everywhere = NamedSharding(self._sharding.mesh, PartitionSpec())
@@ -229,14 +230,13 @@ class Session:
                 run.log(step, {**row, **summarize(run.losses, self.evaluation.draws)})
 
     def _save_evaluation(self, run: Run, index: int, step: int) -> None:
-        """Writes `evaluation/<step>.npz`, at once or not at all; the README says what is in it."""
+        """Writes `evaluation/<step>.npz`; the README says what is in it."""
         axes = self.evaluation.grid.axes.values()
         cells = np.asarray(self.fixed.cells)
-        partial = run.folder / "evaluation" / f".{step}.npz"
-        np.savez(
-            partial,
+        _save_arrays(
+            run.folder / "evaluation" / f"{step}.npz",
             losses=run.losses,
-            tasks=np.asarray(self.fixed.tasks) / np.array([axis.scale for axis in axes], np.float32),
+            tasks=np.asarray(self.fixed.tasks) / self._scale,
             names=self.evaluation.grid.names,
             units=[axis.unit for axis in axes],
             shape=self.evaluation.grid.shape,
@@ -245,7 +245,6 @@ class Session:
             queue_losses=np.asarray(self.states.queue.losses)[index, cells],
             visits=np.asarray(self.states.queue.visits)[index, cells],
         )
-        partial.rename(run.folder / "evaluation" / f"{step}.npz")
 
     def _rows(self, chunk: Chunk) -> list[dict[str, float]]:
         """What is logged of a chunk, for each run."""
@@ -294,6 +293,16 @@ class Session:
         shown = (self.states.meta_params, self.states.queue, self.states.step)
         meta_params, queue, step = jax.tree.map(lambda leaf: np.asarray(leaf)[index], shown)
         probabilities, examples = jax.device_get(self._illustrate.result()(meta_params, queue, step))
+        if examples is not None:
+            _save_arrays(
+                run.folder / "examples.npz",
+                tasks=examples.task / self._scale,
+                x=examples.x,
+                targets=examples.target,
+                predictions=examples.predictions,
+                support_inputs=examples.support.inputs,
+                support_targets=examples.support.targets,
+            )
         data = FigureData(
             title=f"{run.title}, meta-step {run.step:,}",
             grid=self.evaluation.learner.family.grid,
@@ -346,6 +355,13 @@ def _bytes_taken(program: Any, sharding: NamedSharding) -> float:
     size = program.memory_analysis()
     of_device = size.argument_size_in_bytes + size.output_size_in_bytes + size.temp_size_in_bytes
     return of_device * (sharding.mesh.size if jax.default_backend() == "cpu" else 1)
+
+
+def _save_arrays(path: Path, **arrays: Any) -> None:
+    """Writes a file that `numpy.load` reads, at once or not at all."""
+    partial = path.with_name(f".{path.name}")
+    np.savez(partial, **arrays)
+    partial.replace(path)
 
 
 def _likely_cause(run: Run, sampler: Sampler) -> str:
