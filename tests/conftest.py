@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from hypothesis import settings
+from omegaconf import OmegaConf
 
 from twmaml.adaptation import MAML
 from twmaml.grid import Axis, ParameterGrid
@@ -153,3 +154,46 @@ def _leveldb_records(content):
         if kind in (1, 4):  # whole, or last
             yield b"".join(parts)
             parts = []
+
+
+def write_run(
+    folder, losses=None, *, seed=0, sampler="uniform", task="sin2d", job=None, sampler_config=None, **changes
+):
+    """The files of a finished run, without training: losses [evaluations, tasks, inner steps + 1] on a 4 x 3 grid."""
+    losses = np.full((3, 12, 6), 1.0 + seed) if losses is None else losses
+    evaluations, tasks, _ = losses.shape
+    config = {
+        "seed": seed,
+        "meta_batch": 25,
+        "shots": 10,
+        "uniform_fraction": 0.1,
+        "evaluation": {"seed": 0, "draws": tasks // 12, "queries": 100},
+        "adaptation": {"steps": 1},
+        "sampler": sampler_config or {"signal": "losses"},
+    }
+    config |= changes
+    (folder / "evaluation").mkdir(parents=True)
+    hydra = (job or folder) / ".hydra"
+    hydra.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(config, hydra / "config.yaml")
+    OmegaConf.save({"hydra": {"runtime": {"choices": {"sampler": sampler, "task": task}}}}, hydra / "hydra.yaml")
+    steps = [10 * i for i in range(evaluations)]
+    columns = ["queue/entropy", "weights/effective_sample_size", "weights/max", "queue/coverage", "eval/loss_step_0"]
+    rows = [",".join(["step", *columns])] + [",".join([str(step), *["1.5"] * len(columns)]) for step in steps]
+    (folder / "metrics.csv").write_text("\n".join(rows) + "\n")
+    centres = [(a, p) for a in (0.5, 1.5, 2.5, 3.5) for p in (30.0, 90.0, 150.0)]
+    for step, of_step in zip(steps, losses, strict=True):
+        np.savez(
+            folder / "evaluation" / f"{step}.npz",
+            losses=of_step,
+            tasks=np.repeat(centres, tasks // 12, axis=0),
+            names=["amplitude", "phase"],
+            units=["", "deg"],
+            shape=[4, 3],
+            low=[0.0, 0.0],
+            high=[4.0, 180.0],
+            queue_losses=of_step[:, 1],
+            visits=np.arange(tasks) + 1,
+        )
+    summary = {"status": "finished", "seed": seed, "step": steps[-1], "meta_steps_per_second": 100.0}
+    (folder / "summary.json").write_text(json.dumps(summary))

@@ -23,6 +23,9 @@ LEVELS = {
     "terminal": 3.5,
     "panels": 3.5,
     "figures": 3.6,
+    "finished": 3.6,
+    "comparison": 3.7,
+    "comparison_figures": 3.8,
     "session": 3.7,
     "conf_files": 0,
     "errors": 0.5,
@@ -68,4 +71,4 @@ def test_only_the_command_line_and_its_configuration_know_hydra(name, tree):
     imported = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     imported |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}
     knows = any(module.split(".")[0] in ("hydra", "omegaconf") for module in imported)
-    assert not knows or name in ("train", "jobs", "request", "configuration", "conf_files", "errors")
+    assert not knows or name in ("train", "jobs", "request", "configuration", "conf_files", "errors", "finished")
