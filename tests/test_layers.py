@@ -34,6 +34,7 @@ LEVELS = {
     "request": 3.8,
     "report": 3.85,
     "jobs": 3.9,
+    "reproduce": 4,
     "train": 4,
 }
 
@@ -71,4 +72,13 @@ def test_only_the_command_line_and_its_configuration_know_hydra(name, tree):
     imported = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     imported |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}
     knows = any(module.split(".")[0] in ("hydra", "omegaconf") for module in imported)
-    assert not knows or name in ("train", "jobs", "request", "configuration", "conf_files", "errors", "finished")
+    assert not knows or name in (
+        "train",
+        "jobs",
+        "request",
+        "configuration",
+        "conf_files",
+        "errors",
+        "finished",
+        "reproduce",
+    )

@@ -1,0 +1,108 @@
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import SMALL, succeed, write_run
+from twmaml.comparison import METRICS, Comparison
+from twmaml.conf_files import configuration_folder
+from twmaml.finished import group_runs, read_runs
+from twmaml.reproduce import compare_with, judge, read_presets
+
+
+@pytest.fixture
+def reproduce(tmp_path, environment):
+    def run(*arguments):
+        command = [sys.executable, "-m", "twmaml.reproduce", *arguments]
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False
+        )
+
+    return run
+
+
+@pytest.mark.parametrize("name", list(read_presets()))
+def test_a_preset_can_be_run_and_says_what_it_is_compared_with(name):
+    preset = read_presets()[name]
+    folder = Path(configuration_folder())
+    assert (folder / "experiment" / f"{name}.yaml").exists()
+    assert all((folder / "sampler" / f"{sampler}.yaml").exists() for sampler in preset["samplers"])
+    assert preset["source"]
+    assert preset["protocol"]
+    for figure in preset["figures"]:
+        assert figure["metric"] in METRICS
+        assert figure["sampler"] in preset["samplers"]
+        assert figure["published"] > 0
+        assert ("rerun" in figure) <= ("rerun" in preset)
+
+
+def test_a_preset_runs_over_seeds_and_is_compared(reproduce, tmp_path):
+    output = succeed(reproduce("maml_sine", "--seeds", "2", *SMALL, "wandb.mode=disabled")).stdout
+    (path,) = tmp_path.rglob("reproduction.json")
+    report = json.loads(path.read_text())
+    assert [each["inner_steps"] for each in report["figures"]] == [1, 5]  # SMALL adapts no further
+    runs, left_out = read_runs([path.parent])
+    assert not left_out
+    assert [run.seed for run in runs] == [0, 1]
+    for each, published in zip(report["figures"], (0.67, 0.38), strict=True):
+        losses = [run.evaluations.losses[-1, :, each["inner_steps"]].mean() for run in runs]
+        assert each["published"] == published
+        assert each["of_seeds"] == pytest.approx(sorted(losses), rel=1e-6)
+        assert each["ours"] == pytest.approx(np.mean(losses), rel=1e-6)
+        assert each["verdict"].startswith("differs: outside the range of our seeds; our mean is +")  # 60 meta-steps
+    assert "changed here: steps=60" in report["notes"]
+    assert "meta-steps of these runs: 60" in output
+    assert "Finn, Abbeel, Levine 2017" in output
+    again = succeed(reproduce("maml_sine", "--runs", str(path.parent))).stdout
+    assert "differs: outside" in again
+
+
+def test_figures_are_those_of_the_last_evaluation(tmp_path):
+    losses = np.random.default_rng(0).uniform(0.2, 1.0, (3, 2, 12, 11))
+    for seed in range(3):
+        write_run(tmp_path / str(seed), losses[seed], seed=seed)
+    comparison = Comparison(group_runs(read_runs([tmp_path])[0]), None)
+    found = compare_with(read_presets()["maml_sine"], comparison)
+    assert [each.inner_steps for each in found] == [1, 5, 10]
+    for each in found:
+        assert each.ours == pytest.approx(losses[:, -1, :, each.inner_steps].mean())
+        assert each.low <= each.ours <= each.high
+
+
+@pytest.mark.parametrize(
+    ("of_seeds", "verdict"),
+    [
+        ([0.3, 0.5], "agrees: inside the range of our seeds; our mean is +0%"),
+        ([0.41, 0.43], "differs: outside the range of our seeds; our mean is +5%"),
+        ([0.405, 0.43], "agrees: inside the range of our seeds; our mean is +4%"),  # read to 0.01
+        ([0.4], "undecided with one seed; our mean is +0%"),
+    ],
+)
+def test_one_published_run_is_held_against_the_range_of_seeds(of_seeds, verdict):
+    assert judge(math.fsum(of_seeds) / len(of_seeds), of_seeds, 0.4, 0.01 if of_seeds[0] == 0.405 else 0.0) == verdict
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["maml_sin"], "maml_sin: must be list or one of maml_sine, predecessor; did you mean maml_sine?"),
+        (["maml_sine", "--seeds", "0"], "--seeds 0: must be at least 1"),
+        (["maml_sine", "--runs", "nowhere"], "--runs nowhere: there is no such folder"),
+        (["maml_sine", "--runs", "."], ".: no finished run that the preset maml_sine can be compared with"),
+        (["maml_sine", "stepz=1"], "stepz: there is no such key"),
+    ],
+)
+def test_a_mistake_ends_in_one_line(arguments, line, reproduce):
+    process = reproduce(*arguments)
+    assert process.returncode == 1
+    assert process.stderr.startswith(f"twmaml: {line}")
+    assert len(process.stderr.splitlines()) == 1
+
+
+def test_presets_are_listed(reproduce):
+    output = succeed(reproduce("list")).stdout
+    assert all(name in output for name in read_presets())
