@@ -34,6 +34,9 @@ LEVELS = {
     "request": 3.8,
     "report": 3.85,
     "jobs": 3.9,
+    "page": 0,
+    "page_data": 3.9,
+    "compare": 4,
     "reproduce": 4,
     "train": 4,
 }

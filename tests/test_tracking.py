@@ -1,6 +1,8 @@
+import importlib
 import math
 import os
 import time
+from urllib.parse import urlparse
 
 import numpy as np
 import pytest
@@ -48,7 +50,8 @@ def clean_environment(monkeypatch, tmp_path):
 
 def test_auto_is_online_only_with_a_key(clean_environment, monkeypatch):
     assert resolve_wandb_mode("auto") == "offline"
-    (clean_environment / "netrc").write_text("machine api.wandb.ai login user password " + "a" * 40 + "\n")
+    host = urlparse(importlib.import_module("wandb").Settings().base_url).hostname  # where W&B itself looks
+    (clean_environment / "netrc").write_text(f"machine {host} login user password {'a' * 40}\n")
     assert resolve_wandb_mode("auto") == "online"
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     assert resolve_wandb_mode("auto") == "offline"

@@ -1,0 +1,161 @@
+"""The command line of comparisons, on files as runs leave them."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from tests.conftest import succeed, write_run
+
+FIGURES = ["differences", "distribution", "health", "heatmaps", "improvement", "inner_steps", "learning_curves"]
+FIGURES += ["parameters", "visits"]
+
+
+@pytest.fixture
+def compare(tmp_path, environment):
+    def run(*arguments, columns=200):
+        command = [sys.executable, "-m", "twmaml.compare", *map(str, arguments)]
+        return subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=environment | {"COLUMNS": str(columns)},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    make = np.random.default_rng(0)
+    losses = {}
+    for sampler, scale in (("delta", 0.8), ("uniform", 1.0), ("weighted", 0.5)):
+        for seed in range(5):
+            losses[sampler, seed] = make.gamma(2.0, scale, (3, 12, 6)) / np.arange(1, 7)
+            write_run(tmp_path / "sweep" / f"{sampler}{seed}", losses[sampler, seed], seed=seed, sampler=sampler)
+    return losses
+
+
+def read_page(path):
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', path.read_text(), re.S)
+    return json.loads(data)
+
+
+def test_a_sweep_becomes_a_table_figures_and_a_page(sweep, compare, tmp_path):
+    (tmp_path / "sweep" / "delta0" / "summary.json").unlink()
+    write_run(tmp_path / "sweep" / "other", task="quadratic")
+    output = succeed(compare("sweep")).stdout
+    assert "sin2d: 3 samplers, 4 to 5 seeds each, 12 tasks after 20 meta-steps" in output
+    assert "note: The numbers of seeds differ: delta 4, uniform 5, weighted 5." in output
+    assert "note: Left out: sweep/delta0 (unfinished)." in output
+    assert "note: Left out: sweep/other (of another task or evaluation: quadratic)." in output
+    assert "note: With 4 seeds little can be concluded" in output
+    assert "cannot give a p below 0.12" in output
+    of_uniform = np.array([sweep["uniform", seed][-1, :, 5].mean() for seed in range(5)])
+    assert f"{of_uniform.mean():.3g}" in output
+    folder = tmp_path / "sweep" / "comparison"
+    assert sorted({path.stem for path in (folder / "figures").iterdir()}) == FIGURES
+    for name in FIGURES:
+        assert (folder / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        assert matplotlib.image.imread(folder / "figures" / f"{name}.png").std() > 0.01  # something is drawn
+    with (folder / "statistics.csv").open() as file:
+        rows = {(row["sampler"], row["metric"], row["inner_step"]): row for row in csv.DictReader(file)}
+    row = rows["weighted", "mean", "5"]
+    of_weighted = np.array([sweep["weighted", seed][-1, :, 5].mean() for seed in range(5)])
+    assert float(row["value"]) == pytest.approx(of_weighted.mean())
+    assert float(row["difference"]) == pytest.approx((of_weighted - of_uniform).mean())
+    assert float(row["low"]) < float(row["value"]) < float(row["high"])
+    assert rows["uniform", "mean", "5"]["difference"] == ""
+
+
+def test_the_page_holds_what_the_table_says(sweep, compare, tmp_path):
+    succeed(compare("sweep", "--output", "elsewhere"))
+    data = read_page(tmp_path / "elsewhere" / "index.html")
+    assert [sampler["name"] for sampler in data["samplers"]] == ["delta", "uniform", "weighted"]
+    assert data["baseline"] == "uniform"
+    assert (data["inner_steps"], data["meta_steps"]) == ([0, 1, 5], [0, 10, 20])
+    for sampler in data["samplers"]:
+        for seed, folder in enumerate(sampler["folders"]):
+            assert (tmp_path / "elsewhere" / folder["href"] / "summary.json").exists()
+            curve = data["curves"]["mean"]["5"][sampler["name"]]["runs"][seed]
+            expected = [of_step[:, 5].mean() for of_step in sweep[sampler["name"], seed]]
+            np.testing.assert_allclose(curve, expected, rtol=1e-3)
+    (values,) = data["heatmaps"]["values"]
+    expected = np.mean([sweep["delta", seed][1, :, 1] for seed in range(5)], axis=0)
+    np.testing.assert_allclose(values["1"]["10"]["delta"], expected, rtol=1e-3)
+    (view,) = data["heatmaps"]["views"]
+    assert (view["x"]["name"], view["y"]["unit"]) == ("amplitude", "°")
+    assert set(data["differences"]["cvar_10"]["1"]) == {"delta", "weighted"}
+    metrics = {metric["key"]: metric.get("tails") for metric in data["metrics"]}
+    keys = {key if tail is None else f"{key}_{tail}" for key, tails in metrics.items() for tail in tails or [None]}
+    assert keys == set(data["curves"]) == set(data["improvement"])
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_table_fits_the_terminal(columns, sweep, compare):
+    output = succeed(compare("sweep", columns=columns)).stdout
+    tables = [line for line in output.splitlines() if line.startswith(("┏", "│"))]
+    assert tables
+    assert max(map(len, tables)) <= columns
+
+
+def test_one_run_is_described_without_intervals(compare, tmp_path):
+    write_run(tmp_path / "run", np.random.default_rng(0).gamma(2.0, 1.0, (3, 12, 6)))
+    output = succeed(compare("run")).stdout
+    assert "With one seed little can be concluded: no interval can be given." in output
+    assert "difference to" not in output
+    assert read_page(tmp_path / "run" / "comparison" / "index.html")["baseline"] == "uniform"
+
+
+def test_another_baseline(sweep, compare, tmp_path):
+    output = succeed(compare("sweep", "--baseline", "delta")).stdout
+    assert "difference to delta" in output
+
+
+def test_diverged_tasks_are_told(compare, tmp_path):
+    losses = np.ones((3, 12, 6))
+    losses[-1, 3, 5] = np.inf
+    for seed in range(2):
+        write_run(tmp_path / "sweep" / str(seed), losses if seed else np.ones((3, 12, 6)), seed=seed)
+    output = succeed(compare("sweep")).stdout
+    assert "uniform: up to 8.3 % of a run's tasks diverged; they are left out of its figures." in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["nowhere"], "nowhere: there is no such folder"),
+        (["empty"], "empty: no finished run in there"),
+        (["sweep", "--baseline", "nothing"], "--baseline nothing: must be one of delta, uniform, weighted"),
+        (["sweep", "--output", "file"], "cannot read or write file"),
+    ],
+)
+def test_a_mistake_ends_in_one_line(arguments, line, sweep, compare, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    process = compare(*arguments)
+    assert process.returncode == 1
+    assert process.stderr.startswith(f"twmaml: {line}")
+    assert len(process.stderr.splitlines()) == 1
+
+
+def test_a_real_sweep_can_be_compared(train, compare, tmp_path):
+    succeed(train("--multirun", "sampler=delta,uniform", "seed=[0,1]", "hydra.sweep.dir=sweep"))
+    output = succeed(compare("sweep")).stdout
+    assert "sin2d: 2 samplers, 2 seeds each, 12 tasks after 60 meta-steps" in output
+    assert "Left out" not in output
+    figures = {path.stem for path in (tmp_path / "sweep" / "comparison" / "figures").iterdir()}
+    assert figures == {*FIGURES, "regression"}
+    data = read_page(tmp_path / "sweep" / "comparison" / "index.html")
+    assert any(item["key"] == "sampler._target_" for item in data["configuration"])
+    href = data["samplers"][0]["folders"][1]["href"]
+    assert os.path.exists(tmp_path / "sweep" / "comparison" / href / "metrics.csv")
