@@ -116,7 +116,7 @@ def _heatmaps(comparison: Comparison) -> Figure:
     maps = {arm.name: comparison.loss_maps(arm, -1)[:, k] for arm in comparison.arms}
     views = views_of(grid)
     rows = 2 if comparison.baseline in maps else 1
-    figure, panels = make_panels(rows * len(views), len(maps), 3.7, 3.0, right=0.95)
+    figure, panels = make_panels(rows * len(views), len(maps), 3.4, 3.0, right=0.6)
     for (above, *below), view in zip(_batches(panels, rows), views, strict=True):
         over = [name for name in grid.names if name not in view]
         suffix = f", mean over {' and '.join(over)}" if over else ""
@@ -128,7 +128,7 @@ def _heatmaps(comparison: Comparison) -> Figure:
             mesh = show_grid(axes, grid, maps[name], view, **style)
             set_title(axes, f"{name}{suffix}")
             if mesh is not None and axes is above[-1]:
-                add_colour_bar(axes, mesh, label=f"loss, {k} inner steps")
+                add_colour_bar(axes, mesh)
         for row in below:
             assert comparison.baseline is not None
             differences = {name: values - maps[comparison.baseline] for name, values in maps.items()}
@@ -145,7 +145,9 @@ def _heatmaps(comparison: Comparison) -> Figure:
                     mesh is not None
                     and axes is [a for a, n in zip(row, maps, strict=True) if n != comparison.baseline][-1]
                 ):
-                    add_colour_bar(axes, mesh, label="difference (blue is better)", extend="both")
+                    add_colour_bar(axes, mesh, extend="both")
+    below = f"; below it the difference to {comparison.baseline}, blue where it is better" if rows == 2 else ""
+    figure.suptitle(f"loss after {k} inner steps, mean over seeds{below}", x=0.01, ha="left", fontweight="bold")
     return figure
 
 
