@@ -27,6 +27,7 @@ LEVELS = {
     "errors": 0.5,
     "configuration": 3.7,
     "processes": 0,
+    "page": 0,
     "request": 3.8,
     "report": 3.85,
     "jobs": 3.9,
