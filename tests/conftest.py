@@ -113,6 +113,11 @@ def train(tmp_path, environment):
     return run
 
 
+def contents(folder):
+    """Every file below a folder."""
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
 def succeed(process):
     assert process.returncode == 0, process.stderr
     return process

@@ -22,14 +22,18 @@ LEVELS = {
     "tracking": 3.5,
     "terminal": 3.5,
     "figures": 3.6,
+    "checkpoint": 3.6,
     "session": 3.7,
+    "standing": 3.75,
     "conf_files": 0,
     "errors": 0.5,
-    "configuration": 3.7,
+    "configuration": 3.55,
     "processes": 0,
     "request": 3.8,
     "report": 3.85,
+    "training": 3.87,
     "jobs": 3.9,
+    "resume": 3.95,
     "train": 4,
 }
 
@@ -67,4 +71,13 @@ def test_only_the_command_line_and_its_configuration_know_hydra(name, tree):
     imported = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     imported |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}
     knows = any(module.split(".")[0] in ("hydra", "omegaconf") for module in imported)
-    assert not knows or name in ("train", "jobs", "request", "configuration", "conf_files", "errors")
+    assert not knows or name in (
+        "train",
+        "jobs",
+        "request",
+        "configuration",
+        "conf_files",
+        "errors",
+        "checkpoint",
+        "resume",
+    )
