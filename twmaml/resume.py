@@ -19,6 +19,7 @@ from twmaml.conf_files import configuration_folder
 from twmaml.errors import ConfigurationError
 from twmaml.jobs import guard_folder
 from twmaml.jobs import run_job as train
+from twmaml.tracking import at_once
 
 
 def split_resume(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
@@ -76,6 +77,11 @@ def resume_run(folder: Path, overrides: Sequence[str]) -> None:
         config.hydra.run.dir = str(folder.absolute())
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     guard_folder(OmegaConf.to_container(own, resolve=True), folder)  # type: ignore[arg-type]
+    if parsed:
+        with at_once(saved / "config.yaml") as partial:
+            OmegaConf.save(own, partial)
+    with open_dict(config.hydra):
+        config.hydra.output_subdir = None  # Hydra would not write at once, and the process may end at any time
     result = run_job(
         hydra_context=HydraContext(config_loader=loader, callbacks=Callbacks()),
         task_function=train,
