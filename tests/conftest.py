@@ -47,22 +47,23 @@ def grid():
     return ParameterGrid({"a": Axis(0.5, 4.5, 4), "b": Axis(0.0, 180.0, 5, "deg")})
 
 
+def make_learner_of(sampler=None, **changes):
+    parts = {
+        "family": Sinusoid(Axis(0.5, 4.5, 4), Axis(0.0, 180.0, 5, "deg"), 1.0, -5.0, 5.0),
+        "sampler": sampler or Uniform(),
+        "model": MLP([8, 8], "tanh", jax.nn.initializers.lecun_normal()),
+        "adaptation": MAML(0.01, 1),
+        "optimizer": optax.adam(1e-3),
+        "meta_batch": 6,
+        "shots": 3,
+        "queries": 4,
+    }
+    return MetaLearner(**{**parts, **changes})
+
+
 @pytest.fixture
 def make_learner():
-    def make(sampler=None, **changes):
-        parts = {
-            "family": Sinusoid(Axis(0.5, 4.5, 4), Axis(0.0, 180.0, 5, "deg"), 1.0, -5.0, 5.0),
-            "sampler": sampler or Uniform(),
-            "model": MLP([8, 8], "tanh", jax.nn.initializers.lecun_normal()),
-            "adaptation": MAML(0.01, 1),
-            "optimizer": optax.adam(1e-3),
-            "meta_batch": 6,
-            "shots": 3,
-            "queries": 4,
-        }
-        return MetaLearner(**{**parts, **changes})
-
-    return make
+    return make_learner_of
 
 
 def assert_trees_equal(first, second):
@@ -112,6 +113,11 @@ def train(tmp_path, environment):
         )
 
     return run
+
+
+def contents(folder):
+    """Every file below a folder."""
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def succeed(process):

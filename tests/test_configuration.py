@@ -148,8 +148,9 @@ def test_help_names_every_choice_and_every_key_with_a_line_on_each():
         cfg = hydra.compose("train", return_hydra_config=False)
     assert not HydraConfig.initialized()
     own = [key for key in cfg if key not in GROUPS]
-    nested = [f"{key}.{name}" for key in ("evaluation", "wandb", "devices") for name in cfg[key]]
-    for key in [k for k in own if k not in ("evaluation", "wandb", "devices")] + nested:
+    sections = ("evaluation", "checkpoint", "wandb", "devices")
+    nested = [f"{key}.{name}" for key in sections for name in cfg[key]]
+    for key in [k for k in own if k not in sections] + nested:
         matching = [line for line in lines if line.strip().split(" ")[0].split("=")[0] == key]
         assert matching, key
         assert len(matching[0].split()) > 2, key

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import SMALL, read_wandb, succeed
+from tests.conftest import SMALL, contents, read_wandb, succeed
 from twmaml.tracking import read_metrics
 
 ROOT = Path(__file__).parent.parent
@@ -25,6 +25,7 @@ def test_a_run_leaves_what_was_promised(train, tmp_path):
         ".hydra",
         "train.log",
         "metrics.csv",
+        "checkpoints",
         "evaluation",
         "figures",
         "summary.json",
@@ -132,13 +133,15 @@ def test_a_mistake_is_one_line_and_exit_code_1_in_six_seconds(override, line, tr
     assert time.perf_counter() - began < 6
 
 
-def test_a_folder_that_holds_a_run_is_not_written_to(train, tmp_path):
+def test_a_folder_that_holds_another_run_is_not_written_to(train, tmp_path):
     succeed(train("hydra.run.dir=x"))
-    before = (tmp_path / "x/metrics.csv").read_bytes()
-    process = train("hydra.run.dir=x")
+    before = contents(tmp_path / "x")
+    process = train("hydra.run.dir=x", "shots=7", "optimizer.learning_rate=0.1")
     assert process.returncode == 1
-    assert "already holds a run" in process.stderr
-    assert (tmp_path / "x/metrics.csv").read_bytes() == before
+    differing = "optimizer.learning_rate (0.001 there, 0.1 here), shots (10 there, 7 here);"
+    assert f"already holds a run of another configuration: {differing}" in process.stderr
+    assert process.stderr.count("\n") == 1
+    assert contents(tmp_path / "x") == before
 
 
 def test_a_loss_that_explodes_names_the_step_and_the_cause_and_keeps_everything(train, tmp_path):

@@ -68,6 +68,14 @@ class DeviceSettings:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class CheckpointSettings:
+    """The keys under `checkpoint`."""
+
+    every: PositiveInt
+    keep: PositiveInt
+
+
+@dataclass(frozen=True, config=_STRICT)
 class Settings:
     """A run's own keys, besides the groups."""
 
@@ -79,6 +87,7 @@ class Settings:
     log_every: PositiveInt
     figures_every: PositiveInt | None
     evaluation: EvaluationSettings
+    checkpoint: CheckpointSettings
     wandb: WandbSettings
     devices: DeviceSettings
     uniform_fraction: Fraction
@@ -118,10 +127,10 @@ def build_job(cfg: DictConfig) -> Job:
     settings = read_settings(cfg)
     _check_epsilon(cfg)
     learner = MetaLearner(
-        family=_build_part(cfg, "task", TaskFamily),
-        sampler=_build_part(cfg, "sampler", Sampler),
-        model=_build_part(cfg, "model", Model),
-        adaptation=_build_part(cfg, "adaptation", Adaptation),
+        family=build_part(cfg, "task", TaskFamily),
+        sampler=build_part(cfg, "sampler", Sampler),
+        model=build_part(cfg, "model", Model),
+        adaptation=build_part(cfg, "adaptation", Adaptation),
         optimizer=_build_optimizer(cfg),
         meta_batch=settings.meta_batch,
         shots=settings.shots,
@@ -169,17 +178,23 @@ def read_settings(cfg: DictConfig) -> Settings:
     for name in (*Settings.__dataclass_fields__, *_OTHER_KEYS):
         if name not in cfg:
             raise ConfigurationError(f"{name}: is missing")
-    for name in ("evaluation", "wandb", "devices", "optimizer", "task", "sampler", "model", "adaptation"):
+    for name in ("evaluation", "checkpoint", "wandb", "devices", "optimizer", "task", "sampler", "model", "adaptation"):
         if not OmegaConf.is_dict(cfg[name]):
             raise ConfigurationError(f"{name}={cfg[name]}: must be a group of keys")
     own = {name: as_plain(name) for name in Settings.__dataclass_fields__}
     own["evaluation"] = read(EvaluationSettings, own["evaluation"], "evaluation.")
+    own["checkpoint"] = read(CheckpointSettings, own["checkpoint"], "checkpoint.")
     own["wandb"] = read(WandbSettings, own["wandb"], "wandb.")
     own["devices"] = read(DeviceSettings, own["devices"], "devices.")
     return read(Settings, own, "")
 
 
-def _build_part(cfg: DictConfig, key: str, protocol: Any) -> Any:
+def build_part(cfg: DictConfig, key: str, protocol: Any) -> Any:
+    """Builds what stands under a key, which must be what the protocol says.
+
+    Raises:
+        ConfigurationError: if it is not.
+    """
     try:
         part = hydra.utils.instantiate(cfg[key], _convert_="all")
     except InstantiationException as error:
@@ -195,7 +210,7 @@ def _build_optimizer(cfg: DictConfig) -> optax.GradientTransformation:
     rate = cfg.optimizer.get("learning_rate", 1.0)
     if not OmegaConf.is_config(rate) and not (isinstance(rate, float | int) and 0 < rate < float("inf")):
         raise ConfigurationError(f"optimizer.learning_rate={rate}: must be a number above 0, or an optax schedule")
-    optimizer = _build_part(cfg, "optimizer", optax.GradientTransformation)
+    optimizer = build_part(cfg, "optimizer", optax.GradientTransformation)
     weight = jnp.zeros(1)
     try:
         jax.eval_shape(lambda: optimizer.update(weight, optimizer.init(weight), weight))

@@ -1,22 +1,20 @@
 """Hydra's jobs: what one trains and where, one alone, or many that differ only in their seed as one program."""
 
 import logging
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-import psutil
 from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from twmaml.checkpoint import CheckpointError
 from twmaml.configuration import Job, build_job, listed, read_settings
-from twmaml.errors import ConfigurationError, ExpectedError
+from twmaml.errors import ExpectedError
 from twmaml.processes import drawing_executor, prepare_jax, stop_on_interrupt
 from twmaml.report import (
     closing_paths,
@@ -24,19 +22,17 @@ from twmaml.report import (
     describe,
     group_title,
     mean_metrics,
+    resume_command,
     shorten,
     upload_command,
 )
-from twmaml.request import GROUPS, Request, program_of, read_request
-from twmaml.session import DoesNotFitError, Plan, Run, Session
+from twmaml.request import Request, program_of, read_request, run_folders
+from twmaml.session import Run, RunRecord
+from twmaml.standing import AlreadyFinishedError, FolderLock, check, finished
 from twmaml.terminal import SweepTerminal, Terminal
-from twmaml.tracking import MetricsFile, WandbRun
+from twmaml.training import check_devices, train_jobs
 
 log = logging.getLogger(__name__)
-
-
-MEMORY_SHARE = 0.8
-"""Of the memory that is free when a program is compiled, what it may take."""
 
 
 class TrainingFailedError(ExpectedError):
@@ -54,7 +50,7 @@ def build_once(config: Mapping[str, Any]) -> Job:
     return _built[program]
 
 
-def validate_job(config: Mapping[str, Any]) -> None:
+def validate_job(config: Mapping[str, Any], folder: Path) -> None:
     """Checks all that a job could stumble over before it compiles.
 
     Raises:
@@ -63,20 +59,63 @@ def validate_job(config: Mapping[str, Any]) -> None:
     prepare_jax()
     read_settings(OmegaConf.create(dict(config)))
     build_once(config)
+    for run_folder in run_folders(folder, config["seed"]):
+        with suppress(CheckpointError):  # which is a matter of that job alone
+            check(config, run_folder)
+
+
+def finished_job(config: Mapping[str, Any], folder: Path) -> float | None:
+    """What a job returned that an earlier process has finished; None if there is something left to do."""
+    notes = [finished(config, run_folder) for run_folder in run_folders(folder, config["seed"])]
+    losses = [each.latest["eval/loss"] for each in notes if each is not None]
+    return float(np.mean(losses)) if len(losses) == len(notes) else None
+
+
+class FolderGuard(Callback):
+    """Called by Hydra before it writes to the folder of a single run."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Refuses a folder whose run cannot go on with this configuration.
+
+        Raises:
+            ReportedError: with the reason.
+        """
+        HydraConfig.instance().set_config(config)  # which its folder is named after
+        folder = Path(str(config.hydra.run.dir))
+        if not folder.is_dir():
+            return
+        own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        try:
+            read_settings(own)
+            guard_folder(OmegaConf.to_container(own, resolve=True), folder)  # type: ignore[arg-type]
+        except ExpectedError as error:
+            raise ReportedError(error) from error
+
+
+def guard_folder(config: Mapping[str, Any], folder: Path) -> None:
+    """Refuses a folder in which there is nothing to do, or nothing that can go on.
+
+    Raises:
+        ExpectedError: with the reason.
+    """
+    for run_folder in run_folders(folder, config["seed"]):
+        check(config, run_folder)
+    if finished_job(config, folder) is not None:
+        raise AlreadyFinishedError(f"{shorten(folder)} is finished: {config['steps']:,} meta-steps")
 
 
 def prepare_job(cfg: DictConfig) -> Request:
     """Reads what Hydra asks for, where it calls the job, and makes the folders of its runs.
 
     Raises:
-        ConfigurationError: if one of them already holds a run.
+        ExpectedError: if one of them holds a run that cannot go on, or another process is there.
     """
     request = read_request(cfg)
     for run_folder in request.folders:
-        if (run_folder / "metrics.csv").exists():
-            raise ConfigurationError(f"hydra.run.dir={run_folder}: already holds a run; choose another folder")
-        for name in ("evaluation", "figures"):
+        check(request.config, run_folder)
+        for name in ("checkpoints", "evaluation", "figures"):
             (run_folder / name).mkdir(parents=True, exist_ok=True)
+        request.locks.append(FolderLock(run_folder))
     return request
 
 
@@ -92,6 +131,11 @@ def run_job(cfg: DictConfig) -> float:
         KeyboardInterrupt: after Ctrl-C, when everything up to there is on disk.
     """
     prepare_jax()
+    request = read_request(cfg)
+    result = finished_job(request.config, request.folder)
+    if result is not None:
+        log.info("It is finished already")
+        return result
     request = prepare_job(cfg)
     job = build_once(request.config)
     runs_asked, steps = len(request.settings.seeds), request.settings.steps
@@ -102,15 +146,17 @@ def run_job(cfg: DictConfig) -> float:
     ):
         terminal.start(*describe(request, job))
 
-        def show(stage: str, runs: Sequence[Run]) -> None:
+        def show(stage: str, runs: Sequence[RunRecord]) -> None:
             terminal.update(_steps_done(runs), stage, mean_metrics(runs))
 
         (runs,) = train_jobs(job, [request], stopping, drawing, show)
         if stopping:
             terminal.say(f"interrupted after {max(run.step for run in runs):,} of {steps:,} meta-steps")
         terminal.finish(closing_table(job, runs), closing_paths(request.folder, runs))
+        if stopping:
+            terminal.say(f"  go on with {resume_command(request.folder)}")
     if stopping:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(stopping[0])
     return _result(runs)
 
 
@@ -119,13 +165,15 @@ class Sweep:
 
     Args:
         groups: of each group Hydra's overrides that set it apart, and the configurations of its jobs.
+        folder: of the sweep.
     """
 
-    def __init__(self, groups: Sequence[tuple[Sequence[str], Sequence[Mapping[str, Any]]]]) -> None:
+    def __init__(self, groups: Sequence[tuple[Sequence[str], Sequence[Mapping[str, Any]]]], folder: Path) -> None:
         prepare_jax()
+        self._folder = folder
         for _, configs in groups:
             for config in configs:
-                _check_devices(config["devices"]["tasks"])
+                check_devices(config["devices"]["tasks"])
         self._titles = [group_title(overrides, configs) for overrides, configs in groups]
         self._jobs = [len(configs) for _, configs in groups]
         runs = [[len(listed(config["seed"])) for config in configs] for _, configs in groups]
@@ -146,6 +194,8 @@ class Sweep:
 
     def __exit__(self, *error: Any) -> None:
         self._terminal.finish([], self._paths)
+        if self._stopping:
+            self._terminal.say(f"  go on with {resume_command(self._folder)}")
         self._stack.__exit__(*error)
 
     def run_group(self, index: int, requests: Sequence[Request]) -> list[float | Exception]:
@@ -160,7 +210,7 @@ class Sweep:
         before = sum(self._steps[:index])
         self._terminal.start_group(index, self._titles[index])
 
-        def show(stage: str, runs: Sequence[Run]) -> None:
+        def show(stage: str, runs: Sequence[RunRecord]) -> None:
             self._terminal.update(before + _steps_done(runs), stage, mean_metrics(runs))
 
         outcomes: list[float | Exception] = []
@@ -175,15 +225,15 @@ class Sweep:
             outcomes = [error] * len(requests)
         if self._stopping:
             self._terminal.say_interrupted()
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(self._stopping[0])
         losses = [outcome for outcome in outcomes if isinstance(outcome, float)]
         self._terminal.finish_group(before + self._steps[index], self._jobs[index], losses)
         return outcomes
 
-    def _note_paths(self, request: Request, runs: Sequence[Run]) -> None:
+    def _note_paths(self, request: Request, runs: Sequence[RunRecord]) -> None:
         folder = shorten(request.folder.parent)
         self._paths["folder"] = str(folder)
-        if runs[0].wandb.mode == "offline":
+        if any(isinstance(run, Run) and run.wandb.mode == "offline" for run in runs):
             depth = "" if runs[0].folder == request.folder else "/seed_*"
             self._paths["W&B"] = upload_command(f"{folder}/*{depth}")
 
@@ -208,112 +258,12 @@ def hydra_job(cfg: DictConfig) -> float:
 # Hydra hands the task function to its sweeper and its launcher: what twmaml's own ones need of it goes with it.
 hydra_job.validate = validate_job  # type: ignore[attr-defined]
 hydra_job.program_of = program_of  # type: ignore[attr-defined]
+hydra_job.finished = finished_job  # type: ignore[attr-defined]
 hydra_job.prepare = prepare_job  # type: ignore[attr-defined]
 hydra_job.sweep = Sweep  # type: ignore[attr-defined]
 
 
-def train_jobs(
-    job: Job,
-    requests: Sequence[Request],
-    stopping: Sequence[Any],
-    drawing: Executor,
-    show: Callable[[str, Sequence[Run]], None],
-) -> list[list[Run]]:
-    """Trains jobs that differ only in their seed as one program, or as several if one would not fit into memory.
-
-    Args:
-        job: what they have in common.
-        requests: what is each one's own.
-        stopping: once it is not empty, training ends with the chunk.
-        drawing: draws the figures.
-        show: told after each chunk what is being done and how the runs stand.
-
-    Returns:
-        The runs of each job.
-    """
-    settings = requests[0].settings  # which are the others' too, but for the seeds
-    _check_devices(settings.devices.tasks)
-    asked = [(r, seed, folder) for r in requests for seed, folder in zip(r.settings.seeds, r.folders, strict=True)]
-    plan = Plan(settings.steps, settings.log_every, settings.evaluation.every, settings.figures_every)
-    runs: list[Run] = []
-    with ThreadPoolExecutor() as background:
-        seeds = [seed for _, seed, _ in asked]
-        whole = Session(job.learner, job.evaluation, seeds, background, drawing)
-        wandb_runs: list[WandbRun] = []
-        try:
-            # While the session compiles. The first one loads W&B and finds out whether its server can be reached.
-            wandb_runs.append(_open_wandb(*asked[0]))
-            wandb_runs += background.map(lambda of_run: _open_wandb(*of_run), asked[1:])
-            for part, session in _compiled(whole, job, seeds, settings.devices.memory_gib, background, drawing):
-                first = len(runs)
-                for (request, seed, folder), wandb_run in zip(asked[part], wandb_runs[part], strict=True):
-                    metrics = MetricsFile(folder / "metrics.csv", session.metric_names)
-                    runs.append(Run(seed, f"{request.title}, seed {seed}", folder, metrics, wandb_run))
-                session.train(plan, runs[first:], stopping, lambda stage: show(stage, runs))
-        except BaseException:
-            for wandb_run in wandb_runs:
-                wandb_run.finish({}, exit_code=1)
-            raise
-    remaining = iter(runs)
-    return [[next(remaining) for _ in request.settings.seeds] for request in requests]
-
-
-def _compiled(
-    whole: Session,
-    job: Job,
-    seeds: Sequence[int],
-    memory: float | None,
-    background: Executor,
-    drawing: Executor,
-) -> Iterator[tuple[slice, Session]]:
-    """The session of all seeds; where the memory does not hold them, one of half of them and one of the others."""
-    parts: list[tuple[int, int, Session | None]] = [(0, len(seeds), whole)]
-    while parts:
-        start, end, session = parts.pop(0)
-        if session is None:
-            session = Session(job.learner, job.evaluation, seeds[start:end], background, drawing)
-        try:
-            session.wait_until_compiled(memory * 2**30 if memory is not None else MEMORY_SHARE * _free_memory())
-        except DoesNotFitError as error:
-            middle = (start + end) // 2
-            log.info("%s; goes on with %d of them", error, middle - start)
-            parts[:0] = [(start, middle, None), (middle, end, None)]
-        else:
-            yield slice(start, end), session
-
-
-def _free_memory() -> float:
-    """Bytes that are free for programs: of the host, or of an accelerator."""
-    if jax.default_backend() == "cpu":
-        return psutil.virtual_memory().available
-    statistics = jax.devices()[0].memory_stats()
-    return statistics["bytes_limit"] - statistics["bytes_in_use"] if statistics else math.inf
-
-
-def _check_devices(asked: int) -> None:
-    present = jax.device_count()
-    if asked > present:
-        raise ConfigurationError(f"devices.tasks={asked}: there {'is' if present == 1 else 'are'} {present} here")
-
-
-def _open_wandb(request: Request, seed: int, folder: Path) -> WandbRun:
-    """Starts the W&B run of a seed."""
-    settings = dict(request.config)
-    # A flat name is what W&B can group runs by; what the name stands for goes beside it.
-    parts = {f"{name}_config": settings.pop(name) for name in GROUPS}
-    wandb = request.settings.wandb
-    return WandbRun(
-        folder,
-        mode=wandb.mode,
-        project=wandb.project,
-        group=request.sweep if wandb.group is None else wandb.group,
-        name=f"{request.choices['sampler']}-{request.choices['task']}-s{seed}",
-        tags=[request.choices["sampler"], request.choices["task"]],
-        config={**settings, **parts, **request.choices, "seed": seed},
-    )
-
-
-def _result(runs: Sequence[Run]) -> float:
+def _result(runs: Sequence[RunRecord]) -> float:
     """What a job returns: the final `eval/loss`, its mean over the seeds."""
     failed = [run.status for run in runs if run.failed]
     if failed:
@@ -321,12 +271,12 @@ def _result(runs: Sequence[Run]) -> float:
     return float(np.mean([run.latest["eval/loss"] for run in runs]))
 
 
-def _outcome(runs: Sequence[Run]) -> float | Exception:
+def _outcome(runs: Sequence[RunRecord]) -> float | Exception:
     try:
         return _result(runs)
     except TrainingFailedError as error:
         return error
 
 
-def _steps_done(runs: Sequence[Run]) -> int:
+def _steps_done(runs: Sequence[RunRecord]) -> int:
     return sum(run.step for run in runs)

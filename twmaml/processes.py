@@ -22,24 +22,28 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[list[int]]:
-    """Collects Ctrl-C: the first one lets the chunk end and everything be written; the second ends at once."""
+    """Collects Ctrl-C and SIGTERM: the first lets the chunk end and everything be written.
+
+    A Ctrl-C after that ends at once.
+    """
     received: list[int] = []
 
     def note(number: int, _: Any) -> None:
-        if received:
-            raise KeyboardInterrupt
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt(number)
         received.append(number)
-        log.warning("Interrupted: writing what there is; once more to end at once")
+        log.warning("Interrupted: writing what there is; Ctrl-C (again) to end at once")
 
     try:
-        previous = signal.signal(signal.SIGINT, note)
+        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:  # not the main thread: whoever started this thread handles signals
         yield received
         return
     try:
         yield received
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 class FigureProcesses(ProcessPoolExecutor):

@@ -1,6 +1,7 @@
 """What a job tells in the terminal: what it is about to do, how it stands, what came of it and where that is."""
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from twmaml.configuration import Job, listed
 from twmaml.request import Request
-from twmaml.session import Run
+from twmaml.session import Run, RunRecord
 from twmaml.statistics import TAILS, reported_steps
 
 _FILES = {"figures": "figures/", "metrics": "metrics.csv", "evaluation": "evaluation/", "summary": "summary.json"}
@@ -48,14 +49,14 @@ def _sampler_line(config: Mapping[str, Any]) -> str:
     return show(config["sampler"])
 
 
-def mean_metrics(runs: Sequence[Run]) -> dict[str, float]:
+def mean_metrics(runs: Sequence[RunRecord]) -> dict[str, float]:
     """The latest metrics, averaged over the runs that have not failed (over all if none is left)."""
     kept = [run.latest for run in runs if not run.failed] or [run.latest for run in runs]
     names = set.intersection(*(set(latest) for latest in kept))
     return {name: float(np.mean([latest[name] for latest in kept])) for name in names}
 
 
-def closing_table(job: Job, runs: Sequence[Run]) -> list[tuple[int, dict[str, float]]]:
+def closing_table(job: Job, runs: Sequence[RunRecord]) -> list[tuple[int, dict[str, float]]]:
     """The statistics after each reported inner step, averaged over the runs."""
     mean = mean_metrics(runs)
     names = {"loss": "mean", "std": "sd", "worst": "worst", **{f"cvar_{t}": f"CVaR, worst {t} %" for t in TAILS}}
@@ -64,15 +65,21 @@ def closing_table(job: Job, runs: Sequence[Run]) -> list[tuple[int, dict[str, fl
     return [(k, {label: mean[f"eval/{name}_step_{k}"] for name, label in names.items()}) for k in steps]
 
 
-def closing_paths(folder: Path, runs: Sequence[Run]) -> dict[str, str]:
+def closing_paths(folder: Path, runs: Sequence[RunRecord]) -> dict[str, str]:
     """Where a job has left what."""
     shown = str(shorten(folder)) + ("" if runs[0].folder == folder else "/seed_*")
     paths = {name: f"{shown}/{file}" for name, file in _FILES.items()}
-    if runs[0].wandb.mode == "online":
-        paths["W&B"] = " ".join(run.wandb.url for run in runs)
-    elif runs[0].wandb.mode == "offline":
+    wandb_runs = [run.wandb for run in runs if isinstance(run, Run)]
+    if any(wandb.mode == "online" for wandb in wandb_runs):
+        paths["W&B"] = " ".join(wandb.url for wandb in wandb_runs)
+    elif any(wandb.mode == "offline" for wandb in wandb_runs):
         paths["W&B"] = upload_command(shown)
     return paths
+
+
+def resume_command(folder: Path) -> str:
+    """Goes on with an interrupted run or sweep."""
+    return f"python -m twmaml.train {shlex.quote(f'resume={shorten(folder)}')}"
 
 
 def upload_command(folders: str) -> str:

@@ -1,8 +1,8 @@
 """What Hydra asks for with one job."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from twmaml.configuration import Settings, read_settings
+from twmaml.standing import FolderLock
 
 GROUPS = ("sampler", "task", "model", "adaptation")
 
@@ -27,18 +28,23 @@ class Request:
     """Of the configuration groups."""
     sweep: str | None
     """The name of the sweep that the job is part of."""
+    locks: list[FolderLock] = field(default_factory=list)
+    """Of the folders of its runs."""
 
     @property
     def folders(self) -> list[Path]:
         """The folder of each run: the job's own, or for a list of seeds one in it for each."""
-        if isinstance(self.settings.seed, int):
-            return [self.folder]
-        return [self.folder / f"seed_{seed}" for seed in self.settings.seeds]
+        return run_folders(self.folder, self.settings.seed)
 
     @property
     def title(self) -> str:
         """The sampler and the task."""
         return f"{self.choices['sampler']} on {self.choices['task']}"
+
+
+def run_folders(folder: Path, seed: int | Sequence[int]) -> list[Path]:
+    """The folder of each run of a job in a folder."""
+    return [folder] if isinstance(seed, int) else [folder / f"seed_{each}" for each in seed]
 
 
 def read_request(cfg: DictConfig) -> Request:

@@ -16,12 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from twmaml.checkpoint import Checkpoint, Notes, pack, unpack
+from twmaml.checkpoint import write as write_checkpoint
 from twmaml.evaluation import Evaluation, EvaluationTasks, Example
 from twmaml.priority_queue import PriorityQueue, visit_loss_correlation
 from twmaml.runner import NO_FAILURE, Chunk, MetaLearner, RunState, over_runs, shard_runs
 from twmaml.samplers import Sampler
 from twmaml.statistics import summarize
-from twmaml.tracking import MetricsFile, WandbRun, read_metrics, run_log, write_json
+from twmaml.tracking import MetricsFile, WandbRun, at_once, read_metrics, run_log, write_json
 from twmaml.types import MetaParams, Step
 
 if TYPE_CHECKING:
@@ -42,6 +44,13 @@ class Plan:
     log_every: int
     evaluate_every: int
     figures_every: int | None
+    save_every: int
+    keep: int
+    """Checkpoints that are kept."""
+
+    def may_start_at(self, step: int, before: int) -> bool:
+        """Whether a run that was to end after `before` steps has the same row at a step as one with this plan."""
+        return self.next_stop(step - 1) == step and (self.evaluates_at(step) or step != before)
 
     def next_stop(self, step: int) -> int:
         """The next meta-step at which the host has something to do."""
@@ -52,33 +61,45 @@ class Plan:
         """Whether the evaluation runs after so many meta-steps; figures show it, so it does where they are drawn."""
         return step % self.evaluate_every == 0 or step == self.steps or self.draws_at(step)
 
+    def saves_after(self, previous: int, step: int) -> bool:
+        """Whether a checkpoint is due at a stop; they wait for one, because there is a row of metrics.csv."""
+        return step // self.save_every > previous // self.save_every
+
     def draws_at(self, step: int) -> bool:
         """Whether figures are drawn there; the last ones are drawn in any case."""
         return self.figures_every is not None and step % self.figures_every == 0 and step < self.steps
 
 
-@dataclass
-class Run:
-    """The training of one seed as the host sees it: its folder, its files and how it stands."""
+@dataclass(kw_only=True)
+class RunRecord:
+    """How the training of one seed stands."""
 
-    seed: int
-    title: str
     folder: Path
-    metrics: MetricsFile
-    wandb: WandbRun
-    latest: dict[str, float] = field(default_factory=dict)
-    losses: np.ndarray = field(default_factory=lambda: np.zeros((0, 1)))
-    first_unadapted_loss: float = math.nan
     step: int = 0
+    latest: dict[str, float] = field(default_factory=dict)
     status: str = "running"
     """`running`, `finished`, `interrupted`, or the one line that says why it failed."""
-    figures: tuple[int, "Future[Drawn]"] | None = None
-    """The figures being drawn, and of which step."""
 
     @property
     def failed(self) -> bool:
         """Whether a loss stopped being finite."""
         return self.status not in ("running", "finished", "interrupted")
+
+
+@dataclass(kw_only=True)
+class Run(RunRecord):
+    """The training of one seed as the host sees it: its folder, its files and how it stands."""
+
+    seed: int
+    title: str
+    config: dict[str, Any]
+    """Of the job."""
+    metrics: MetricsFile
+    wandb: WandbRun
+    losses: np.ndarray = field(default_factory=lambda: np.zeros((0, 1)))
+    first_unadapted_loss: float = math.nan
+    figures: tuple[int, "Future[Drawn]"] | None = None
+    """The figures being drawn, and of which step."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes one row to metrics.csv and to W&B."""
@@ -86,6 +107,30 @@ class Run:
         self.latest |= metrics
         self.metrics.write(step, metrics)
         self.wandb.log(step, metrics)
+
+    def amend(self, metrics: Mapping[str, float]) -> None:
+        """Adds to the row that was written last."""
+        self.latest |= metrics
+        self.metrics.amend(metrics)
+        self.wandb.log(self.step, metrics)
+
+    def notes(self) -> Notes:
+        """What a checkpoint says of the host's side."""
+        return Notes(
+            step=self.step,
+            seed=self.seed,
+            config=self.config,
+            latest=dict(self.latest),
+            first_unadapted_loss=self.first_unadapted_loss,
+            mark=self.metrics.mark,
+            wandb_id=self.wandb.identity,
+        )
+
+    def go_on_from(self, checkpoint: Checkpoint) -> None:
+        """Makes the host's side what it was."""
+        self.step, self.latest = checkpoint.notes.step, dict(checkpoint.notes.latest)
+        self.first_unadapted_loss = checkpoint.notes.first_unadapted_loss
+        self.losses = checkpoint.arrays["losses"]
 
     def finish_figures(self) -> None:
         """Waits for the figures that are being drawn, if any are, and sends them to W&B."""
@@ -148,6 +193,8 @@ class Session:
         self._compiling = (training, others)
         nothing = np.zeros((evaluation.grid.size * evaluation.draws, evaluation.steps + 1))
         self.metric_names = [*train.out_info[1].metrics, CORRELATION, *summarize(nothing, evaluation.draws)]
+        self._saving: Future[None] = background.submit(lambda: None)
+        self._saved: int | None = None
         self.states: RunState
         self.fixed: EvaluationTasks
 
@@ -172,19 +219,40 @@ class Session:
         self._seconds = 0.0
         self._began = time.perf_counter()
 
+    def start(self, runs: Sequence[Run], checkpoints: Sequence[Checkpoint | None]) -> None:
+        """Makes the runs, one for each seed in their order, what they were, or evaluates and logs their beginning.
+
+        Args:
+            runs: with their files.
+            checkpoints: of each one, all of the same step; or none of any.
+
+        Raises:
+            CheckpointError: if a checkpoint is not of this program.
+        """
+        known = [checkpoint for checkpoint in checkpoints if checkpoint is not None]
+        if known:
+            padded = [*known, *[known[-1]] * (len(self._seeds) - self._runs)]
+            names = [name for name in pack(self.states) if all(name in each.arrays for each in padded)]
+            stacked = {name: np.stack([each.arrays[name] for each in padded]) for name in names}
+            self.states = jax.device_put(unpack(self.states, stacked), self._sharding)
+            for run, checkpoint in zip(runs, known, strict=True):
+                run.go_on_from(checkpoint)
+            self._saved = known[0].notes.step
+        else:
+            self._log(runs, 0, self._judge(runs, 0))
+            for run in runs:
+                run.first_unadapted_loss = float(np.median(run.losses[:, 0]))
+
     def train(self, plan: Plan, runs: Sequence[Run], stopping: Sequence[Any], show: Callable[[str], None]) -> None:
         """The loop. Ends with the plan, when every run has failed, or after the chunk in which `stopping` fills.
 
         Args:
             plan: what happens when.
-            runs: one for each seed, in their order.
+            runs: one for each seed, in their order; they have begun.
             stopping: ends the session once it is not empty.
             show: told what is being done after each chunk.
         """
-        step = 0
-        self._evaluate_and_log(runs, step, [{} for _ in runs])
-        for run in runs:
-            run.first_unadapted_loss = float(np.median(run.losses[:, 0]))
+        self._start = step = runs[0].step
         show("training")
         while step < plan.steps and not stopping:
             stop = plan.next_stop(step)
@@ -196,18 +264,29 @@ class Session:
                 if run.status == "running" and chunk.first_failure[i] != NO_FAILURE:
                     self._fail(run, i, step, int(chunk.first_failure[i]))
             if all(run.status != "running" for run in runs):
-                return
-            self.states, step = states, stop
+                break
+            previous, self.states, step = step, states, stop
             rows = self._rows(chunk)[: len(runs)]
-            if plan.evaluates_at(step) or stopping:
-                self._evaluate_and_log(runs, step, rows)
-            else:
-                self._log(runs, step, rows)
+            if plan.evaluates_at(step):
+                rows = [{**row, **statistics} for row, statistics in zip(rows, self._judge(runs, step), strict=True)]
+            self._log(runs, step, rows)
             show("training")
+            if plan.saves_after(previous, step) and step < plan.steps:
+                self._save(runs, plan.keep)
             if plan.draws_at(step):
                 self._draw(runs)
+        self._end(plan, runs, step, show)
+
+    def _end(self, plan: Plan, runs: Sequence[Run], step: int, show: Callable[[str], None]) -> None:
+        """Writes what a run leaves at its end, planned or not."""
+        self._save(runs, plan.keep)
+        if not plan.evaluates_at(step):  # its checkpoint has the row without an evaluation, as planned
+            for run, statistics in zip(runs, self._judge(runs, step), strict=True):
+                if run.status == "running":
+                    run.amend(statistics)
         show("drawing figures")
         self._draw(runs)
+        self._saving.result()
         for run in runs:
             if run.status == "running":
                 run.finish_figures()
@@ -221,13 +300,39 @@ class Session:
             if run.status == "running":
                 run.log(step, row)
 
-    def _evaluate_and_log(self, runs: Sequence[Run], step: int, rows: Sequence[Mapping[str, float]]) -> None:
+    def _judge(self, runs: Sequence[Run], step: int) -> list[dict[str, float]]:
+        """Evaluates; the statistics of every run that is running, none of the others."""
         losses = np.asarray(self._evaluate(self.states.meta_params, self.fixed))
-        for i, (run, row) in enumerate(zip(runs, rows, strict=False)):  # behind the last run there is padding
+        statistics: list[dict[str, float]] = [{} for _ in runs]
+        for i, run in enumerate(runs):  # behind the last run there is padding
             if run.status == "running":
                 run.losses = losses[i]
                 self._save_evaluation(run, i, step)
-                run.log(step, {**row, **summarize(run.losses, self.evaluation.draws)})
+                statistics[i] = summarize(run.losses, self.evaluation.draws)
+        return statistics
+
+    def _save(self, runs: Sequence[Run], keep: int) -> None:
+        """Has checkpoints written beside the training, once the ones before are; those of a step only once."""
+        self._saving.result()
+        step = max(run.step for run in runs)
+        if step == self._saved:
+            return
+        self._saved = step
+        states = {name: np.asarray(leaf) for name, leaf in pack(self.states).items()}
+        due = [
+            (
+                run.folder,
+                Checkpoint(run.notes(), {n: np.asarray(s[i]) for n, s in states.items()} | {"losses": run.losses}),
+            )
+            for i, run in enumerate(runs)
+            if run.status == "running"
+        ]
+
+        def write_all() -> None:
+            for folder, checkpoint in due:
+                write_checkpoint(folder, checkpoint, keep)
+
+        self._saving = self._background.submit(write_all)
 
     def _save_evaluation(self, run: Run, index: int, step: int) -> None:
         """Writes `evaluation/<step>.npz`; the README says what is in it."""
@@ -325,7 +430,7 @@ class Session:
             "seed": run.seed,
             "step": run.step,
             "wall_seconds": round(time.perf_counter() - self._began, 3),
-            "meta_steps_per_second": round(run.step / self._seconds, 1) if self._seconds > 0 else None,
+            "meta_steps_per_second": round((run.step - self._start) / self._seconds, 1) if self._seconds else None,
             **run.latest,
             "python": platform.python_version(),
             **{name: version(name) for name in packages},
@@ -359,9 +464,8 @@ def _bytes_taken(program: Any, sharding: NamedSharding) -> float:
 
 def _save_arrays(path: Path, **arrays: Any) -> None:
     """Writes a file that `numpy.load` reads, at once or not at all."""
-    partial = path.with_name(f".{path.name}")
-    np.savez(partial, **arrays)
-    partial.replace(path)
+    with at_once(path) as partial, partial.open("wb") as file:
+        np.savez(file, **arrays)
 
 
 def _likely_cause(run: Run, sampler: Sampler) -> str:

@@ -1,6 +1,7 @@
 """What a run leaves while it goes on: metrics.csv, evaluation files, and its Weights & Biases run."""
 
 import csv
+import io
 import json
 import logging
 import math
@@ -9,10 +10,12 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlparse
 
 import numpy as np
+
+from twmaml.errors import ExpectedError
 
 log = logging.getLogger(__name__)
 
@@ -27,20 +30,38 @@ def run_log(folder: Path) -> "logging.LoggerAdapter[logging.Logger]":
     return logging.LoggerAdapter(log, {"run_folder": folder})
 
 
+class Mark(NamedTuple):
+    """Where a metrics.csv stands: where its last row begins, and that row."""
+
+    size: int
+    row: str
+
+
 class MetricsFile:
-    """metrics.csv: one row a logged step, only ever appended to; two equal runs write equal files.
+    """metrics.csv: one row a logged step; two equal runs write equal files.
 
     Args:
-        path: the file, which must not exist yet.
+        path: the file, which must not exist yet unless there is a mark.
         columns: every metric that may come, besides `step`; one that is missing or NaN in a row is left empty.
+        mark: goes on from there; what stands behind it is cut off.
+
+    Raises:
+        ExpectedError: if what is there is not what the mark is of.
     """
 
-    def __init__(self, path: Path, columns: Iterable[str]) -> None:
+    def __init__(self, path: Path, columns: Iterable[str], mark: Mark | None = None) -> None:
         self._columns = ["step", *columns]
-        self._file = path.open("x", newline="")
-        self._writer = csv.writer(self._file)
-        self._writer.writerow(self._columns)
-        self._file.flush()
+        self._path = path
+        self._file = path.open("xb" if mark is None else "r+b", buffering=0)
+        header = _csv_line(self._columns)
+        if mark is None:
+            self._append(Mark(0, header))
+        else:
+            is_header = self._file.read(len(header.encode())) == header.encode()
+            if not is_header or path.stat().st_size < mark.size:
+                self._file.close()
+                raise ExpectedError(f"{path} is not the file that the checkpoint is of; choose another folder")
+            self._append(mark)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends one row; it is on disk when this returns."""
@@ -48,12 +69,37 @@ class MetricsFile:
         if unknown:
             raise KeyError(f"metrics without a column: {sorted(unknown)}")
         row = [format_number(metrics.get(name, math.nan)) for name in self._columns[1:]]
-        self._writer.writerow([step, *row])
-        self._file.flush()
+        self._append(Mark(self._file.seek(0, os.SEEK_END), _csv_line([step, *row])))
+
+    def amend(self, metrics: Mapping[str, float]) -> None:
+        """Adds metrics to the last row."""
+        step, *values = next(csv.reader([self.mark.row]))
+        known = {name: float(value or "nan") for name, value in zip(self._columns[1:], values, strict=True)}
+        self._file.truncate(self.mark.size)
+        self.write(int(step), {**known, **metrics})
+
+    def _append(self, mark: Mark) -> None:
+        """Writes a row to where it belongs, as a whole or not at all."""
+        self.mark = mark
+        self._file.truncate(mark.size)
+        self._file.seek(mark.size)
+        rest = mark.row.encode()
+        try:
+            while rest:  # on a disk that is nearly full, a part is written
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            self._file.truncate(mark.size)
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
 
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+
+def _csv_line(values: Iterable[Any]) -> str:
+    line = io.StringIO()
+    csv.writer(line).writerow(values)
+    return line.getvalue()
 
 
 def format_number(value: float) -> str:
@@ -69,12 +115,23 @@ def read_metrics(path: Path) -> dict[str, np.ndarray]:
     return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
 
 
+@contextmanager
+def at_once(path: Path) -> Iterator[Path]:
+    """A file to write to, which takes the place of `path` as a whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes strict JSON (NaN and infinity become null), at once or not at all."""
-    partial = path.with_suffix(path.suffix + ".partial")
     clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in content.items()}
-    partial.write_text(json.dumps(clean, indent=2, allow_nan=False) + "\n")
-    partial.replace(path)
+    with at_once(path) as partial:
+        partial.write_text(json.dumps(clean, indent=2, allow_nan=False) + "\n")
 
 
 class WandbRun:
@@ -88,6 +145,7 @@ class WandbRun:
         name: the run's name.
         tags: the run's tags.
         config: the resolved configuration.
+        identity: of the run that this one goes on with, or None.
     """
 
     out_of_reach = False
@@ -103,9 +161,11 @@ class WandbRun:
         name: str,
         tags: list[str],
         config: dict[str, Any],
+        identity: str | None = None,
     ) -> None:
         self._run: Any = None
         self.url = ""  # of an online run
+        self.identity = identity
         self._log = run_log(folder)
         self.mode = resolve_wandb_mode(mode)
         if self.mode == "online" and WandbRun.out_of_reach:
@@ -123,6 +183,8 @@ class WandbRun:
             "config": config,
             "job_type": "train",
             "reinit": "create_new",
+            "id": identity,
+            "resume": None if identity is None else "allow",
         }
         quiet = {"console": "off", "x_disable_stats": True, "silent": True, "init_timeout": INIT_TIMEOUT}
         if self.mode == "online":
@@ -140,6 +202,7 @@ class WandbRun:
                 self.mode = "disabled"
                 return
         with self._guard():
+            self.identity = str(self._run.id)
             self.url = str(self._run.url) if self.mode == "online" else ""
             self._run.define_metric("step", hidden=True)
             self._run.define_metric("*", step_metric="step")

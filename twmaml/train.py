@@ -1,6 +1,7 @@
 """The command line: `python -m twmaml.train sampler=importance_delta task=sin3d`."""
 
 import os
+import signal
 import sys
 
 
@@ -15,21 +16,29 @@ def main() -> None:
     import hydra  # noqa: PLC0415
 
     from twmaml.jobs import ReportedError, hydra_job  # noqa: PLC0415
+    from twmaml.resume import resume_run, split_resume, sweep_arguments  # noqa: PLC0415
 
     for flag in {"-m", "--multirun"} & set(sys.argv):  # which Hydra knows only before or after all overrides
         sys.argv.remove(flag)
         sys.argv.insert(1, flag)
+    folder, others = split_resume(sys.argv[1:])
     register_resolvers()
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors arrive here instead of in Hydra's own report
     try:
+        if folder is not None:
+            arguments = sweep_arguments(folder, others)
+            if arguments is None:
+                resume_run(folder, others)
+                return
+            sys.argv[1:] = arguments
         hydra.main(version_base="1.3", config_path=configuration_folder(), config_name="train")(hydra_job)()
     except ReportedError as reported:
         if wants_traceback:
             raise reported.error from None
         _exit_with(reported.error)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except KeyboardInterrupt as interrupt:
+        _exit_with(interrupt)
     except Exception as error:
         if wants_traceback:
             raise
@@ -39,9 +48,13 @@ def main() -> None:
 def _exit_with(error: BaseException) -> None:
     """Ends the process with the one line that an expected error has, or with a traceback."""
     from twmaml.errors import explain  # noqa: PLC0415
+    from twmaml.standing import AlreadyFinishedError  # noqa: PLC0415
 
     if isinstance(error, KeyboardInterrupt):
-        sys.exit(130)
+        sys.exit(128 + next(iter(error.args), signal.SIGINT))
+    if isinstance(error, AlreadyFinishedError):
+        print(f"twmaml: {error}")
+        return
     line = explain(error)
     if line is None:
         raise error

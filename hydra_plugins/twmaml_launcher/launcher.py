@@ -40,6 +40,11 @@ class SweepJob:
     """The task's part, without interpolations."""
 
     @property
+    def folder(self) -> Path:
+        """Where it writes to."""
+        return Path(self.config.hydra.runtime.output_dir)
+
+    @property
     def runs(self) -> int:
         """How many seeds it trains."""
         seed = self.resolved.get("seed")
@@ -90,11 +95,18 @@ class VectorisedLauncher(Launcher):
             for job in jobs:
                 returns[job.number] = self._run(job, self.task_function, configure_logging=True)
         else:
-            groups = group_jobs(jobs, self.task_function.program_of, self.group_size)
+            for job in jobs:
+                result = self.task_function.finished(job.resolved, job.folder)
+                if result is not None:
+                    returns[job.number] = _finished(job.overrides, result)
+            if returns:
+                print(f"  {len(returns)} of {len(jobs)} jobs were finished before", flush=True)
+            left = [job for job in jobs if job.number not in returns]
+            groups = group_jobs(left, self.task_function.program_of, self.group_size)
             described = [
                 (own_overrides(group[0].overrides, job_overrides), [job.resolved for job in group]) for group in groups
             ]
-            with self.task_function.sweep(described) as sweep:
+            with self.task_function.sweep(described, Path(str(self.config.hydra.sweep.dir))) as sweep:
                 for index, group in enumerate(groups):
                     returns |= self._run_group(sweep, index, group)
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
@@ -135,7 +147,7 @@ class VectorisedLauncher(Launcher):
         with_folder = []
         for job in group:
             try:
-                Path(job.config.hydra.runtime.output_dir).mkdir(parents=True, exist_ok=True)
+                job.folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 returns[job.number] = _failed(job.overrides, error)
             else:
@@ -154,6 +166,10 @@ class VectorisedLauncher(Launcher):
             job_subdir_key="hydra.sweep.subdir",
             configure_logging=configure_logging,
         )
+
+
+def _finished(overrides: Sequence[str], result: float) -> JobReturn:
+    return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=result)
 
 
 def _failed(overrides: Sequence[str], error: Exception) -> JobReturn:

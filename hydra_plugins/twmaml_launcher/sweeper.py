@@ -79,7 +79,7 @@ class ValidatedSweeper(BasicSweeper):
             if isinstance(self.launcher, VectorisedLauncher):
                 self.launcher.composed[number] = config
             if validate is not None:
-                validate(resolve(config))
+                validate(resolve(config), Path(config.hydra.runtime.output_dir))
         except Exception as error:
             if validate is None:
                 raise

@@ -1,0 +1,299 @@
+"""Checkpoints: a run as it stood after some meta-step, to go on from and to use. Reading one executes nothing.
+
+`checkpoints/<step>/` in the folder of a run holds `arrays/`, which is Orbax's, and `notes.json` with the rest. It is
+there as a whole or not at all, and a checksum tells whether it still is what was written.
+"""
+
+import json
+import logging
+import shutil
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hydra.utils import get_object
+from jaxtyping import Array
+from omegaconf import OmegaConf
+from pydantic import ConfigDict, Field, NonNegativeInt
+from pydantic.dataclasses import dataclass
+
+from twmaml.adaptation import Adaptation, adapt
+from twmaml.configuration import build_part
+from twmaml.errors import ConfigurationError, ExpectedError, one_line
+from twmaml.models import Model
+from twmaml.tasks.base import Examples, TaskFamily
+from twmaml.tracking import Mark
+from twmaml.types import MetaParams, Params, Predict
+
+log = logging.getLogger(__name__)
+
+LAYOUT = 1
+"""Of the files of a checkpoint; to be raised whenever what was written before cannot be read any more."""
+
+_TRUSTED = ("twmaml.tasks.", "twmaml.models.", "twmaml.adaptation.", "twmaml.grid.", "jax.nn.", "jax._src.nn.")
+"""Where the parts come from that `load` builds unasked."""
+
+
+class CheckpointError(ExpectedError):
+    """A checkpoint that cannot be written or used; the message is one line that says which and why."""
+
+
+class DamagedError(CheckpointError):
+    """A checkpoint that is not what was written."""
+
+
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
+class Notes:
+    """What a checkpoint holds besides arrays."""
+
+    step: NonNegativeInt
+    seed: NonNegativeInt
+    config: dict[str, Any]
+    """The resolved configuration of the job."""
+    latest: dict[str, float]
+    first_unadapted_loss: float
+    mark: Mark
+    """Where metrics.csv stands."""
+    wandb_id: Annotated[str, Field(pattern=r"^[\w-]{1,128}$")] | None
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint as it is in memory."""
+
+    notes: Notes
+    arrays: Mapping[str, np.ndarray]
+    """By name: the leaves of the run's state (`pack`), and `losses`, the latest evaluation."""
+
+
+def pack(tree: Any) -> dict[str, Array]:
+    """The leaves of a tree by name; random keys become numbers."""
+    named, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {_name(path): jax.random.key_data(leaf) if _is_key(leaf) else leaf for path, leaf in named}
+
+
+def unpack(template: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """The reverse of `pack`.
+
+    Args:
+        template: of the tree: its structure, and the shapes and types of its leaves.
+        arrays: the leaves by name; others may be among them.
+
+    Raises:
+        CheckpointError: if a leaf is missing or has another shape or type.
+    """
+
+    def leaf(path: Any, expected: Any) -> Any:
+        name = _name(path)
+        wanted = jax.eval_shape(jax.random.key_data, expected) if _is_key(expected) else expected
+        found = arrays.get(name)
+        if found is None or found.shape != wanted.shape or found.dtype != wanted.dtype:
+            there = "is missing" if found is None else f"is {found.dtype}{list(found.shape)}"
+            raise CheckpointError(
+                f"the checkpoint does not fit: {name} {there}, not {wanted.dtype}{list(wanted.shape)}"
+            )
+        return jax.random.wrap_key_data(jnp.asarray(found)) if _is_key(expected) else found
+
+    return jax.tree_util.tree_map_with_path(leaf, template)
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def write(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
+    """Writes a checkpoint of the run in a folder, and removes those before the newest `keep`.
+
+    Raises:
+        CheckpointError, OSError: if that is not possible; what was there before is still there.
+    """
+    from orbax.checkpoint import PyTreeCheckpointer  # noqa: PLC0415  a second that only this thread waits for
+
+    target = folder / "checkpoints" / str(checkpoint.notes.step)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()  # not its parents: a folder that somebody removed does not come back
+    try:
+        PyTreeCheckpointer().save(partial.absolute() / "arrays", dict(checkpoint.arrays))
+    except Exception as error:
+        raise CheckpointError(f"cannot write to {target}: {one_line(error)[:200]}") from error
+    content = {"layout": LAYOUT, "checksum": _checksum(checkpoint), **asdict(checkpoint.notes)}
+    (partial / "notes.json").write_text(json.dumps(content, indent=1) + "\n")
+    if target.exists():  # one that was damaged
+        _remove(target)
+    partial.rename(target)
+    for step in steps_in(folder)[keep:]:
+        _remove(target.with_name(str(step)))
+
+
+def steps_in(folder: Path) -> list[int]:
+    """Of which meta-steps a run has checkpoints, the newest first."""
+    present = (folder / "checkpoints").glob("[0-9]*")
+    return sorted((int(path.name) for path in present if path.name.isdecimal()), reverse=True)
+
+
+def remove_after(folder: Path, step: int) -> None:
+    """Removes the checkpoints of later steps, and what an end in the middle of writing has left."""
+    for later in steps_in(folder):
+        if later > step:
+            _remove(folder / "checkpoints" / str(later))
+    for partial in (folder / "checkpoints").glob(".*.partial"):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    """Removes a checkpoint as a whole, whenever the process ends."""
+    hidden = path.with_name(f".{path.name}.old.partial")
+    shutil.rmtree(hidden, ignore_errors=True)
+    path.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def newest_notes(folder: Path) -> Notes | None:
+    """The notes of the newest checkpoint; None if there is no checkpoint.
+
+    Raises:
+        CheckpointError: if there are checkpoints, but none of them can be read.
+    """
+    steps = steps_in(folder)
+    for step in steps:
+        try:
+            return _read_notes(folder / "checkpoints" / str(step))[0]
+        except DamagedError as error:
+            log.warning("%s; goes back to an earlier one", error)
+    if steps:
+        raise _nothing_whole(folder)
+    return None
+
+
+def newest(folders: Sequence[Path], may_start_at: Callable[[int], bool] = lambda _: True) -> list[Checkpoint | None]:
+    """Where runs go on that train as one program: at the newest whole checkpoint of the same step, if they have one.
+
+    Otherwise each goes on at its own newest; None for a run that has no checkpoint.
+
+    Args:
+        folders: of the runs.
+        may_start_at: tells the steps to start at; others are taken only if there is nothing else.
+
+    Raises:
+        CheckpointError: if a run has checkpoints, but none of them can be read.
+    """
+    common = set.intersection(*(set(steps_in(folder)) for folder in folders))
+    for step in sorted(common, key=lambda step: (may_start_at(step), step), reverse=True):
+        try:
+            return [_read(folder / "checkpoints" / str(step)) for folder in folders]
+        except DamagedError as error:
+            log.warning("%s; goes back to an earlier one", error)
+    if len(folders) > 1:
+        return [newest([folder], may_start_at)[0] for folder in folders]
+    if common:
+        raise _nothing_whole(folders[0])
+    return [None]
+
+
+def _nothing_whole(folder: Path) -> CheckpointError:
+    return CheckpointError(f"{folder} already holds a run, and none of its checkpoints is whole; choose another folder")
+
+
+def _read_notes(path: Path) -> tuple[Notes, int]:
+    """The notes of a checkpoint, and its checksum."""
+    try:
+        content = json.loads((path / "notes.json").read_text())
+        layout, checksum = content.pop("layout"), content.pop("checksum")
+        if layout == LAYOUT:
+            return Notes(**{**content, "mark": Mark(*content["mark"])}), checksum
+    except Exception as error:  # whatever is in there instead
+        raise DamagedError(f"the checkpoint {path} is damaged ({type(error).__name__})") from error
+    raise CheckpointError(f"the checkpoint {path} has layout {layout}; this version of twmaml reads {LAYOUT}")
+
+
+def _read(path: Path) -> Checkpoint:
+    from orbax.checkpoint import PyTreeCheckpointer  # noqa: PLC0415  a second that only a run that goes on waits for
+
+    notes, checksum = _read_notes(path)
+    try:
+        restored = PyTreeCheckpointer().restore(path.absolute() / "arrays")
+        checkpoint = Checkpoint(notes, {name: np.asarray(array) for name, array in restored.items()})
+        whole = _checksum(checkpoint) == checksum
+    except Exception as error:  # whatever Orbax meets in files that are not its own
+        raise DamagedError(f"the checkpoint {path} is damaged ({type(error).__name__})") from error
+    if not whole:
+        raise DamagedError(f"the checkpoint {path} is damaged (its checksum is wrong)")
+    return checkpoint
+
+
+def _checksum(checkpoint: Checkpoint) -> int:
+    checksum = zlib.crc32(json.dumps(asdict(checkpoint.notes), sort_keys=True).encode())
+    for name, array in sorted(checkpoint.arrays.items()):
+        checksum = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
+    return checksum
+
+
+class Trained(NamedTuple):
+    """A trained initialisation."""
+
+    family: TaskFamily
+    model: Model
+    adaptation: Adaptation
+    meta_params: MetaParams
+    step: int
+    """Meta-steps that it was trained for."""
+
+    @property
+    def params(self) -> Params:
+        """The weights before adapting."""
+        return self.adaptation.start(self.meta_params)
+
+    def adapt(self, support_x: Any, support_y: Any, steps: int) -> Params:
+        """The weights after so many inner steps on examples of a regression task."""
+        examples = Examples(*(jnp.asarray(part, jnp.float32).reshape(-1, 1) for part in (support_x, support_y)))
+
+        def loss_of(predict: Predict, _: Any) -> Array:
+            return self.family.outcome(predict, examples).loss
+
+        return adapt(self.adaptation, self.meta_params, self.model, loss_of, jax.random.key(0), steps)
+
+
+def load(folder: str | Path, trust: Sequence[str] = ()) -> Trained:
+    """The trained initialisation in the folder of a run, from its newest whole checkpoint.
+
+    Args:
+        folder: of the run.
+        trust: modules besides twmaml's own that a family, a model or an adaptation may come from. Their code runs.
+
+    Raises:
+        CheckpointError, ConfigurationError: if there is none that can be used.
+    """
+    folder = Path(folder)
+    (checkpoint,) = newest([folder])
+    if checkpoint is None:
+        raise CheckpointError(f"{folder} holds no checkpoint")
+    cfg = OmegaConf.create(checkpoint.notes.config)
+    for key in ("task", "model", "adaptation"):
+        _refuse_foreign(checkpoint.notes.config[key], (*_TRUSTED, *(f"{module}." for module in trust)))
+    family, model = build_part(cfg, "task", TaskFamily), build_part(cfg, "model", Model)
+    adaptation = build_part(cfg, "adaptation", Adaptation)
+    shapes = jax.eval_shape(lambda: adaptation.init(model.init(jax.random.key(0), family.example_input)))
+    meta_params = unpack({"meta_params": shapes}, checkpoint.arrays)["meta_params"]
+    return Trained(family, model, adaptation, jax.tree.map(jnp.asarray, meta_params), checkpoint.notes.step)
+
+
+def _refuse_foreign(part: Any, trusted: tuple[str, ...]) -> None:
+    """Refuses a configuration that would run other code than it may."""
+    for value in part.values() if isinstance(part, dict) else part if isinstance(part, list) else []:
+        _refuse_foreign(value, trusted)
+    target = part.get("_target_") if isinstance(part, dict) else None
+    if target is None:
+        return
+    # A trusted module may have imported others: what counts is also where the thing itself is defined.
+    if not str(target).startswith(trusted) or not f"{get_object(target).__module__}.".startswith(trusted):
+        raise ConfigurationError(f"{target}: is not twmaml's own; load(folder, trust=[MODULE]) runs it all the same")

@@ -1,0 +1,218 @@
+"""Trains jobs that differ only in their seed: which runs share a program, and where each of them starts."""
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import psutil
+
+from twmaml.checkpoint import Checkpoint, newest, newest_notes
+from twmaml.configuration import Job
+from twmaml.errors import ConfigurationError
+from twmaml.request import GROUPS, Request
+from twmaml.session import DoesNotFitError, Plan, Run, RunRecord, Session
+from twmaml.standing import cut_back, finished
+from twmaml.tracking import MetricsFile, WandbRun
+
+log = logging.getLogger(__name__)
+
+MEMORY_SHARE = 0.8
+"""Of the memory that is free when a program is compiled, what it may take."""
+
+
+class _Start(NamedTuple):
+    """A run before it goes on, or begins."""
+
+    request: Request
+    seed: int
+    folder: Path
+    checkpoint: Checkpoint | None
+
+    @property
+    def step(self) -> int | None:
+        return None if self.checkpoint is None else self.checkpoint.notes.step
+
+
+def train_jobs(
+    job: Job,
+    requests: Sequence[Request],
+    stopping: Sequence[Any],
+    drawing: Executor,
+    show: Callable[[str, Sequence[RunRecord]], None],
+) -> list[list[RunRecord]]:
+    """Trains jobs that differ only in their seed as one program, or as several if one would not fit into memory.
+
+    Args:
+        job: what they have in common.
+        requests: what is each one's own.
+        stopping: once it is not empty, training ends with the chunk.
+        drawing: draws the figures.
+        show: told after each chunk what is being done and how the runs stand.
+
+    Returns:
+        The runs of each job.
+    """
+    try:
+        return _train_jobs(job, requests, stopping, drawing, show)
+    finally:
+        for request in requests:
+            for lock in request.locks:
+                lock.release()
+
+
+def _train_jobs(
+    job: Job,
+    requests: Sequence[Request],
+    stopping: Sequence[Any],
+    drawing: Executor,
+    show: Callable[[str, Sequence[RunRecord]], None],
+) -> list[list[RunRecord]]:
+    settings = requests[0].settings  # which are the others' too, but for the seeds
+    check_devices(settings.devices.tasks)
+    plan = Plan(
+        settings.steps,
+        settings.log_every,
+        settings.evaluation.every,
+        settings.figures_every,
+        settings.checkpoint.every,
+        settings.checkpoint.keep,
+    )
+    runs: dict[Path, RunRecord] = {}
+    asked = [(r, seed, folder) for r in requests for seed, folder in zip(r.settings.seeds, r.folders, strict=True)]
+    unfinished = []
+    for request, seed, folder in asked:
+        notes = finished(request.config, folder)
+        if notes is None:
+            unfinished.append((request, seed, folder))
+        else:
+            runs[folder] = RunRecord(folder=folder, step=notes.step, latest=notes.latest, status="finished")
+    checkpoints = _find([folder for *_, folder in unfinished], plan)
+    starts = [_Start(r, s, f, checkpoint) for (r, s, f), checkpoint in zip(unfinished, checkpoints, strict=True)]
+    for step in dict.fromkeys(start.step for start in starts):
+        together = [start for start in starts if start.step == step]
+        if step is not None:
+            log.info("%d runs go on from meta-step %d", len(together), step)
+        _train_together(job, together, plan, runs, stopping, drawing, show)
+        if stopping:
+            break
+    return [[runs[folder] for folder in request.folders if folder in runs] for request in requests]
+
+
+def _find(folders: Sequence[Path], plan: Plan) -> list[Checkpoint | None]:
+    """The checkpoints that runs go on from."""
+    notes = [notes for folder in folders if (notes := newest_notes(folder)) is not None]
+    before = max((each.config["steps"] for each in notes), default=plan.steps)
+    return newest(folders, lambda step: plan.may_start_at(step, before)) if folders else []
+
+
+def _train_together(
+    job: Job,
+    starts: Sequence[_Start],
+    plan: Plan,
+    runs: dict[Path, RunRecord],
+    stopping: Sequence[Any],
+    drawing: Executor,
+    show: Callable[[str, Sequence[RunRecord]], None],
+) -> None:
+    """Trains runs that start at the same step as one program, and adds them to `runs`."""
+    memory = starts[0].request.settings.devices.memory_gib
+    with ThreadPoolExecutor() as background:
+        seeds = [start.seed for start in starts]
+        whole = Session(job.learner, job.evaluation, seeds, background, drawing)
+        wandb_runs: list[WandbRun] = []
+        try:
+            # While the session compiles. The first one loads W&B and finds out whether its server can be reached.
+            wandb_runs.append(_open_wandb(starts[0]))
+            wandb_runs += background.map(_open_wandb, starts[1:])
+            for part, session in _compiled(whole, job, seeds, memory, background, drawing):
+                opened = [
+                    _open(start, wandb_run, plan, session)
+                    for start, wandb_run in zip(starts[part], wandb_runs[part], strict=True)
+                ]
+                session.start(opened, [start.checkpoint for start in starts[part]])
+                runs.update({run.folder: run for run in opened})
+                session.train(plan, opened, stopping, lambda stage: show(stage, [*runs.values()]))
+        except BaseException:
+            for wandb_run in wandb_runs:
+                wandb_run.finish({}, exit_code=1)
+            raise
+
+
+def _open(start: _Start, wandb_run: WandbRun, plan: Plan, session: Session) -> Run:
+    """The run of a seed, with its files as they stood where it starts."""
+    request, seed, folder, checkpoint = start
+    metrics = folder / "metrics.csv"
+    if checkpoint is None:
+        metrics.unlink(missing_ok=True)
+    file = MetricsFile(metrics, session.metric_names, None if checkpoint is None else checkpoint.notes.mark)
+    cut_back(folder, plan, checkpoint)
+    return Run(
+        folder=folder,
+        seed=seed,
+        title=f"{request.title}, seed {seed}",
+        config=request.config,
+        metrics=file,
+        wandb=wandb_run,
+    )
+
+
+def _compiled(
+    whole: Session,
+    job: Job,
+    seeds: Sequence[int],
+    memory: float | None,
+    background: Executor,
+    drawing: Executor,
+) -> Iterator[tuple[slice, Session]]:
+    """The session of all seeds; where the memory does not hold them, one of half of them and one of the others."""
+    parts: list[tuple[int, int, Session | None]] = [(0, len(seeds), whole)]
+    while parts:
+        start, end, session = parts.pop(0)
+        if session is None:
+            session = Session(job.learner, job.evaluation, seeds[start:end], background, drawing)
+        try:
+            session.wait_until_compiled(memory * 2**30 if memory is not None else MEMORY_SHARE * _free_memory())
+        except DoesNotFitError as error:
+            middle = (start + end) // 2
+            log.info("%s; goes on with %d of them", error, middle - start)
+            parts[:0] = [(start, middle, None), (middle, end, None)]
+        else:
+            yield slice(start, end), session
+
+
+def _free_memory() -> float:
+    """Bytes that are free for programs: of the host, or of an accelerator."""
+    if jax.default_backend() == "cpu":
+        return psutil.virtual_memory().available
+    statistics = jax.devices()[0].memory_stats()
+    return statistics["bytes_limit"] - statistics["bytes_in_use"] if statistics else math.inf
+
+
+def check_devices(asked: int) -> None:
+    """Refuses more devices for the tasks of a meta-batch than there are."""
+    present = jax.device_count()
+    if asked > present:
+        raise ConfigurationError(f"devices.tasks={asked}: there {'is' if present == 1 else 'are'} {present} here")
+
+
+def _open_wandb(start: _Start) -> WandbRun:
+    """Starts the W&B run of a seed, or goes on with it."""
+    request, seed, folder, checkpoint = start
+    settings = dict(request.config)
+    # A flat name is what W&B can group runs by; what the name stands for goes beside it.
+    parts = {f"{name}_config": settings.pop(name) for name in GROUPS}
+    wandb = request.settings.wandb
+    return WandbRun(
+        folder,
+        mode=wandb.mode,
+        project=wandb.project,
+        group=request.sweep if wandb.group is None else wandb.group,
+        name=f"{request.choices['sampler']}-{request.choices['task']}-s{seed}",
+        tags=[request.choices["sampler"], request.choices["task"]],
+        config={**settings, **parts, **request.choices, "seed": seed},
+        identity=None if checkpoint is None else checkpoint.notes.wandb_id,
+    )
