@@ -1,4 +1,4 @@
-"""Checkpoints on disk: what is written comes back to the bit, what is not whole is not used, and nothing is executed."""
+"""Checkpoints on disk: what is written comes back to the bit, what is damaged is not used, nothing is executed."""
 
 import json
 import pickle
@@ -177,7 +177,9 @@ def test_a_trained_initialisation_can_be_used(folder, trained):
     y = np.sin(x)
 
     def error(params):
-        return float(np.mean((np.asarray(loaded.model.apply(params, jnp.asarray(x, jnp.float32)[:, None]))[:, 0] - y) ** 2))
+        return float(
+            np.mean((np.asarray(loaded.model.apply(params, jnp.asarray(x, jnp.float32)[:, None]))[:, 0] - y) ** 2)
+        )
 
     errors = [error(loaded.adapt(x, y, steps)) for steps in (0, 1, 10)]
     assert errors[0] > errors[1] > errors[2]
@@ -200,7 +202,7 @@ def test_own_code_is_trusted_where_it_is_named(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     config = {**PARTS, "model": {"_target_": "tests.test_checkpoint.Own"}}
     write(tmp_path, checkpoint({"meta_params": Own().init(None, None)}, 10, config), keep=1)
-    with pytest.raises(ConfigurationError, match="tests.test_checkpoint.Own: is not twmaml's own"):
+    with pytest.raises(ConfigurationError, match=r"Own: is not twmaml's own"):
         load(tmp_path)
     assert float(load(tmp_path, trust=["tests.test_checkpoint"]).params["slope"]) == 0
 
