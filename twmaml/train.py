@@ -14,15 +14,15 @@ def main() -> None:
         return
     import hydra  # noqa: PLC0415
 
+    from twmaml.command_line import check_arguments, flags_first  # noqa: PLC0415
     from twmaml.jobs import ReportedError, hydra_job  # noqa: PLC0415
 
-    for flag in {"-m", "--multirun"} & set(sys.argv):  # which Hydra knows only before or after all overrides
-        sys.argv.remove(flag)
-        sys.argv.insert(1, flag)
+    sys.argv[1:] = flags_first(sys.argv[1:])
     register_resolvers()
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors arrive here instead of in Hydra's own report
     try:
+        check_arguments(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=configuration_folder(), config_name="train")(hydra_job)()
     except ReportedError as reported:
         if wants_traceback:
