@@ -3,7 +3,9 @@ from pathlib import Path
 import hydra
 import pytest
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
+from twmaml.command_line import check_arguments
 from twmaml.conf_files import configuration_folder, help_text, register_resolvers
 from twmaml.configuration import build_job
 from twmaml.errors import ConfigurationError, explain
@@ -16,9 +18,12 @@ BUILT = [(group, choice) for group, choice in CHOICES if choice != "search_learn
 
 
 def build(*overrides):
+    """As the command line does."""
+    check_arguments(overrides)
     register_resolvers()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return build_job(hydra.compose("train", list(overrides)))
+        config = OmegaConf.to_container(hydra.compose("train", list(overrides)), resolve=True)
+    return build_job(OmegaConf.create(config))
 
 
 def mistake(*overrides):
@@ -82,7 +87,7 @@ def test_the_predecessor_has_no_floor_and_its_own_epsilon():
         (["~steps"], "steps: is missing"),
         (["evaluation=null"], "evaluation=None: must be a group of keys"),
         (["optimizer=null"], "optimizer=None: must be a group of keys"),
-        (["task=null"], "a group must be set to one of its choices"),
+        (["task=null"], "task=None: must be set to one of its choices"),
         (["meta_batch=1000000000000"], "meta_batch=1000000000000: must be less than or equal to 1000000"),
         (["model.widths=[100000000,100000000]"], "model: has 1e+16 weights. At most 1e+09 are allowed"),
         (["epsilon=1.5"], "epsilon must lie in [0, 1]. Got 1.5"),
@@ -91,7 +96,7 @@ def test_the_predecessor_has_no_floor_and_its_own_epsilon():
         (["optimizer.learning_rate=null"], "optimizer.learning_rate=None: must be a number above 0"),
         (["optimizer.learning_rate=nan"], "optimizer.learning_rate=nan: must be a number above 0"),
         (["task.phase.unit=degrees"], "task.phase.unit must be deg for an angle in degrees"),
-        (["task.amplitude.high=1e39"], "task.amplitude.low must be less than high, in single precision"),
+        (["task.amplitude.high=1e39"], "task.amplitude.high=1e+39: must be less than or equal to 3.4e+38"),
         (["seed=[1,1]"], "seed=[1, 1]: a seed may be listed only once"),
         (["evaluation.every=0"], "evaluation.every=0: must be greater than 0"),
         (["evaluation.cells=[3]"], "evaluation.cells=[3]: needs one number for each of the axes amplitude, phase"),

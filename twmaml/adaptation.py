@@ -7,11 +7,11 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
-from pydantic import ConfigDict, FiniteFloat, NonNegativeInt
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from twmaml.models import Model
-from twmaml.types import LossOf, MetaParams, Params
+from twmaml.types import InnerSteps, LossOf, MetaParams, Params, PositiveReal
 
 
 @runtime_checkable
@@ -51,13 +51,9 @@ class MAML:
         Finn, Abbeel, Levine 2017, Model-Agnostic Meta-Learning, equation 1; section 5.2 for first order.
     """
 
-    learning_rate: FiniteFloat
-    steps: NonNegativeInt
+    learning_rate: PositiveReal
+    steps: InnerSteps
     first_order: bool = False
-
-    def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate must be above 0. Got {self.learning_rate}")
 
     def init(self, params: Params) -> MetaParams:
         """The weights themselves."""

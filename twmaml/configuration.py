@@ -24,6 +24,7 @@ from twmaml.runner import MetaLearner
 from twmaml.samplers import Fraction, Sampler
 from twmaml.tasks.base import TaskFamily
 from twmaml.tracking import WandbMode
+from twmaml.types import InnerSteps
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 """Of tasks or examples; more than the bound is a slip of the finger that would take the machine down."""
@@ -43,7 +44,7 @@ class EvaluationSettings:
     """The keys under `evaluation`; conf/train.yaml says what they mean."""
 
     every: PositiveInt
-    steps: PositiveInt
+    steps: Annotated[InnerSteps, Field(ge=1)]
     cells: Sequence[PositiveInt] | None
     draws: Count
     queries: Count
@@ -146,7 +147,8 @@ def build_job(cfg: DictConfig) -> Job:
         grid = learner.family.grid
         grid = grid.evaluation_grid() if asked.cells is None else grid.with_cells(asked.cells)
     except ValueError as error:
-        raise ConfigurationError(f"evaluation.cells={asked.cells}: {one_line(error)}") from error
+        key = "task: evaluation_cells of the axes" if asked.cells is None else f"evaluation.cells={asked.cells}"
+        raise ConfigurationError(f"{key}: {one_line(error)}") from error
     evaluation = Evaluation(learner, grid, asked.steps, asked.draws, asked.queries, asked.seed)
     try:
         alone = replace(learner, task_devices=1)
@@ -208,13 +210,15 @@ def build_part(cfg: DictConfig, key: str, protocol: Any) -> Any:
 def _build_optimizer(cfg: DictConfig) -> optax.GradientTransformation:
     """Optax checks its arguments only when an optimiser is used, so it is used here once, on one weight."""
     rate = cfg.optimizer.get("learning_rate", 1.0)
-    if not OmegaConf.is_config(rate) and not (isinstance(rate, float | int) and 0 < rate < float("inf")):
-        raise ConfigurationError(f"optimizer.learning_rate={rate}: must be a number above 0, or an optax schedule")
+    if not OmegaConf.is_config(rate) and not (isinstance(rate, float | int) and 0 < rate < 3.4e38):
+        raise ConfigurationError(
+            f"optimizer.learning_rate={rate}: must be a number above 0 and below 3.4e38, or an optax schedule"
+        )
     optimizer = build_part(cfg, "optimizer", optax.GradientTransformation)
     weight = jnp.zeros(1)
     try:
         jax.eval_shape(lambda: optimizer.update(weight, optimizer.init(weight), weight))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         arguments = OmegaConf.to_container(cfg.optimizer, resolve=True)
         raise ConfigurationError(f"optimizer={arguments}: {one_line(error)}") from error
     return optimizer

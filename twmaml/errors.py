@@ -3,7 +3,7 @@
 import re
 
 import jax
-from hydra.errors import CompactHydraException, InstantiationException
+from hydra.errors import CompactHydraException, InstantiationException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
@@ -22,15 +22,32 @@ class SweepFailedError(ExpectedError):
     """Some jobs of a sweep have failed; the message lists each with its reason."""
 
 
+_LONGEST = 1000
+"""Characters of a line; in the middle of a longer one something is left out."""
+
+
 def explain(error: BaseException) -> str | None:
     """The one line that tells the user what is wrong; None for an error that is not the user's."""
+    if isinstance(error, SweepFailedError):  # one line a job
+        return str(error)
+    line = _explain(error)
+    return None if line is None else clear(line)
+
+
+def clear(line: str) -> str:
+    """A line that any terminal shows as it is: of reasonable length, what cannot be printed escaped."""
+    # Cut first, as what comes from the user may have any length.
+    line = line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
+def _explain(error: BaseException) -> str | None:
     if isinstance(error, ExpectedError):
         return str(error)
     if isinstance(error, OSError) and error.filename is not None:
         return f"cannot write to {error.filename}: {error.strerror}"
-    if isinstance(error, ValueError) and "Config group override" in str(error):
-        return "a group must be set to one of its choices (--help lists them)"
-    if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
+    exhausted = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    if exhausted or isinstance(error, MemoryError):
         return f"not enough memory: {one_line(error)[:200]}"
     if isinstance(error, CompactHydraException | OmegaConfBaseException):
         return _explain_composition(error)
@@ -38,6 +55,8 @@ def explain(error: BaseException) -> str | None:
 
 
 def _explain_composition(error: BaseException) -> str:
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: cannot be read; a value of special characters needs quotes twice: \"key='a=b'\""
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, ValueError):
         return one_line(error.__cause__)
     text = "\n".join(filter(None, [str(error), str(error.__cause__ or "")]))
@@ -55,6 +74,9 @@ def _explain_composition(error: BaseException) -> str:
     if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
         key = next(filter(None, match.groups()))
         return f"{key}: there is no such key{suggest_key(key)}"
+    for each in (error, error.__cause__):
+        if isinstance(each, OmegaConfBaseException) and each.full_key:
+            return f"{each.full_key}: {one_line(each)}"
     return one_line(error)
 
 
@@ -78,6 +100,7 @@ def first_invalid(error: ValidationError, prefix: str) -> str:
     details = sorted(error.errors(), key=lambda d: d["type"].endswith("_type") or d["type"] == "dataclass_type")
     detail = details[0]
     message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    message = re.sub(r"\d{20,}", lambda digits: f"{float(digits.group()):g}", message)
     location = [part for part in detail["loc"] if isinstance(part, int) or re.fullmatch(r"[a-z_]\w*", part)]
     if detail["type"] == "value_error":
         names_its_field = re.match(r"[a-z_]+ must", message)
@@ -93,5 +116,6 @@ def first_invalid(error: ValidationError, prefix: str) -> str:
 def one_line(error: BaseException) -> str:
     """The message without line breaks; the name of the error if it has none."""
     lines = [line.strip() for line in str(error).splitlines()]
-    kept = [line for line in lines if line and "HYDRA_FULL_ERROR" not in line]
+    noise = ("HYDRA_FULL_ERROR", "full_key: ", "object_type=")
+    kept = [line for line in lines if line and not any(each in line for each in noise)]
     return "; ".join(kept) or type(error).__name__

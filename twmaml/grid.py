@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
-from pydantic import ConfigDict, Field, FiniteFloat, PositiveInt
+from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
+
+from twmaml.types import Real
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
@@ -25,8 +27,8 @@ class Axis:
             cells; as many as `cells` if not given.
     """
 
-    low: FiniteFloat
-    high: FiniteFloat
+    low: Real
+    high: Real
     cells: PositiveInt
     unit: str = ""
     evaluation_cells: Annotated[int, Field(ge=1)] | None = None

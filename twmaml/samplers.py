@@ -14,10 +14,9 @@ from pydantic.dataclasses import dataclass
 
 from twmaml.grid import ParameterGrid
 from twmaml.priority_queue import PriorityQueue
-from twmaml.types import Schedule, Step
+from twmaml.types import PositiveReal, Schedule, Step
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Draw(NamedTuple):
@@ -87,7 +86,7 @@ class EpsilonGreedy(Sampler):
 
     epsilon: Any
     burn_in: bool = False
-    initial: Positive | None = None
+    initial: PositiveReal | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.epsilon, str) or not (callable(self.epsilon) or isinstance(self.epsilon, int | float)):
@@ -140,7 +139,7 @@ class Proportional(Sampler):
     importance: bool
     uniform_fraction: Fraction = 0.1
     interpolate: bool = False
-    initial: Positive | None = None
+    initial: PositiveReal | None = None
 
     def probabilities(self, queue: PriorityQueue, step: Step) -> Float[Array, " cells"]:
         """Proportional to the signal, over a uniform floor; uniform where all priorities are zero."""

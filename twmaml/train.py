@@ -15,12 +15,10 @@ def main() -> None:
         return
     import hydra  # noqa: PLC0415
 
+    from twmaml.command_line import check_arguments, flags_first  # noqa: PLC0415
     from twmaml.jobs import ReportedError, hydra_job  # noqa: PLC0415
     from twmaml.resume import resume_run, split_resume, sweep_arguments  # noqa: PLC0415
 
-    for flag in {"-m", "--multirun"} & set(sys.argv):  # which Hydra knows only before or after all overrides
-        sys.argv.remove(flag)
-        sys.argv.insert(1, flag)
     folder, others = split_resume(sys.argv[1:])
     register_resolvers()
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -32,6 +30,8 @@ def main() -> None:
                 resume_run(folder, others)
                 return
             sys.argv[1:] = arguments
+        sys.argv[1:] = flags_first(sys.argv[1:])
+        check_arguments(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=configuration_folder(), config_name="train")(hydra_job)()
     except ReportedError as reported:
         if wants_traceback:

@@ -1,9 +1,10 @@
 """Names for the array types and function types that several modules share."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 from jaxtyping import Array, Float, Int, Key, PyTree
+from pydantic import Field
 
 Params = PyTree[Any]
 """Weights of a network, as its model structures them."""
@@ -22,3 +23,11 @@ Schedule = Callable[[Any], Any]
 
 Step = Int[Array, ""]
 """A meta-step, counted from 0."""
+
+Real = Annotated[float, Field(ge=-3.4e38, le=3.4e38, allow_inf_nan=False)]
+"""A configured number that single precision can hold."""
+
+PositiveReal = Annotated[Real, Field(gt=0)]
+
+InnerSteps = Annotated[int, Field(ge=0, le=100_000)]
+"""Of adapting to one task, one after the other; more than the bound is a slip of the finger."""

@@ -1,11 +1,12 @@
 """Parabolas, of which the three coefficients may vary."""
 
 from jaxtyping import Array, Float
-from pydantic import ConfigDict, FiniteFloat
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from twmaml.grid import Axis
 from twmaml.tasks.base import Regression
+from twmaml.types import Real
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
@@ -20,11 +21,11 @@ class Quadratic(Regression):
         x_high: largest input.
     """
 
-    a: Axis | FiniteFloat
-    b: Axis | FiniteFloat
-    c: Axis | FiniteFloat
-    x_low: FiniteFloat
-    x_high: FiniteFloat
+    a: Axis | Real
+    b: Axis | Real
+    c: Axis | Real
+    x_low: Real
+    x_high: Real
 
     def target(
         self, parameters: dict[str, Float[Array, ""] | float], x: Float[Array, "*batch"]

@@ -2,11 +2,12 @@
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
-from pydantic import ConfigDict, FiniteFloat
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from twmaml.grid import Axis
 from twmaml.tasks.base import Regression
+from twmaml.types import Real
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
@@ -24,11 +25,11 @@ class Sinusoid(Regression):
         Finn, Abbeel, Levine 2017, Model-Agnostic Meta-Learning, section 5.1 (there with minus the phase).
     """
 
-    amplitude: Axis | FiniteFloat
-    phase: Axis | FiniteFloat
-    frequency: Axis | FiniteFloat
-    x_low: FiniteFloat
-    x_high: FiniteFloat
+    amplitude: Axis | Real
+    phase: Axis | Real
+    frequency: Axis | Real
+    x_low: Real
+    x_high: Real
 
     def target(
         self, parameters: dict[str, Float[Array, ""] | float], x: Float[Array, "*batch"]

@@ -1,0 +1,44 @@
+"""What Hydra's own parsers would report in many lines, or trip over, told in one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from twmaml.conf_files import configuration_folder
+from twmaml.errors import ConfigurationError
+
+
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """The same arguments in the order that Hydra knows: its flags before all overrides."""
+
+    def is_override(argument: str) -> bool:
+        return not (argument in ("-m", "--multirun") or (argument.startswith("--") and "=" in argument))
+
+    return sorted(arguments, key=is_override)
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Checks flags and the choices of groups; whether keys and values are right is seen when all is composed.
+
+    Raises:
+        ConfigurationError: for the first thing that is wrong.
+    """
+    parser: Any = get_args_parser()
+    parser.error = _refuse
+    for override in OverridesParser.create().parse_overrides(parser.parse_args(arguments).overrides):
+        group = override.key_or_group
+        if not (Path(configuration_folder()) / group).is_dir() or override.is_sweep_override():
+            continue
+        value = override.value()
+        if override.is_delete() or isinstance(value, dict) or (value is None and group == "experiment"):
+            continue
+        for choice in value if isinstance(value, list) else [value]:
+            if not isinstance(choice, str) or "${" in choice:
+                raise ConfigurationError(f"{group}={choice}: must be set to one of its choices (--help lists them)")
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ConfigurationError(f"{message} (--help lists groups and keys, --hydra-help Hydra's own options)")
