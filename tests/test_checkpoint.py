@@ -2,8 +2,10 @@
 
 import json
 import pickle
+import resource
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -83,6 +85,22 @@ def test_only_the_newest_are_kept_and_those_of_later_steps_go(folder, trained):
     (folder / "checkpoints" / ".50.partial").mkdir()
     remove_after(folder, 30)
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["30"]
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_ones_before(folder, trained, monkeypatch):
+    config = {**PARTS, "more": "x" * 20_000}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(CheckpointError, match=rf"^cannot write to {folder}/checkpoints/30: File too large$"):
+            write(folder, checkpoint(trained[1], 30, config), keep=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with monkeypatch.context() as patched, pytest.raises(CheckpointError, match="30: No space left on device"):
+        patched.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+        write(folder, checkpoint(trained[1], 30), keep=1)
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["10", "20"]
+    assert newest([folder])[0] is not None
 
 
 def largest(path):

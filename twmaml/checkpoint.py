@@ -4,8 +4,10 @@
 there as a whole or not at all, and a checksum tells whether it still is what was written.
 """
 
+import errno
 import json
 import logging
+import os
 import shutil
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +36,11 @@ log = logging.getLogger(__name__)
 
 LAYOUT = 1
 """Of the files of a checkpoint; to be raised whenever what was written before cannot be read any more."""
+
+_FAULTS = [os.strerror(number) for number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO)]
+
+_OVERHEAD = 2**17
+"""Bytes that a checkpoint takes on a disk besides its arrays, which is more than what tiny ones hold."""
 
 _TRUSTED = ("twmaml.tasks.", "twmaml.models.", "twmaml.adaptation.", "twmaml.grid.", "jax.nn.", "jax._src.nn.")
 """Where the parts come from that `load` builds unasked."""
@@ -120,13 +127,18 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
     target = folder / "checkpoints" / str(checkpoint.notes.step)
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
+    if shutil.disk_usage(folder).free < sum(array.nbytes for array in checkpoint.arrays.values()) + _OVERHEAD:
+        # Orbax would find out in several threads, each of which complains in the terminal.
+        raise CheckpointError(f"cannot write to {target}: {os.strerror(errno.ENOSPC)}")
     partial.mkdir()  # not its parents: a folder that somebody removed does not come back
+    content = {"layout": LAYOUT, "checksum": _checksum(checkpoint), **asdict(checkpoint.notes)}
     try:
         PyTreeCheckpointer().save(partial.absolute() / "arrays", dict(checkpoint.arrays))
-    except Exception as error:
-        raise CheckpointError(f"cannot write to {target}: {one_line(error)[:200]}") from error
-    content = {"layout": LAYOUT, "checksum": _checksum(checkpoint), **asdict(checkpoint.notes)}
-    (partial / "notes.json").write_text(json.dumps(content, indent=1) + "\n")
+        (partial / "notes.json").write_text(json.dumps(content, indent=1) + "\n")
+    except Exception as error:  # Orbax raises the system's errors as its own, which tell them in the end
+        shutil.rmtree(partial, ignore_errors=True)
+        reason = next((known for known in _FAULTS if known in str(error)), one_line(error)[:200])
+        raise CheckpointError(f"cannot write to {target}: {reason}") from error
     if target.exists():  # one that was damaged
         _remove(target)
     partial.rename(target)

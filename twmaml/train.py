@@ -1,5 +1,6 @@
 """The command line: `python -m twmaml.train sampler=importance_delta task=sin3d`."""
 
+import logging
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ def main() -> None:
 
     folder, others = split_resume(sys.argv[1:])
     register_resolvers()
+    logging.raiseExceptions = False  # a log that cannot be written to, for want of space, is no reason for noise
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors arrive here instead of in Hydra's own report
     try:

@@ -1,0 +1,123 @@
+"""What goes wrong outside of the program, really caused: it ends in one line, and what was written before is of use."""
+
+import ast
+import errno
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import twmaml
+from tests.conftest import SMALL, succeed
+from tests.test_resume import assert_equal_runs, wait_for_rows
+from twmaml.checkpoint import newest
+from twmaml.errors import ConfigurationError, ExpectedError
+from twmaml.standing import FolderLock
+from twmaml.tracking import Mark, MetricsFile, read_metrics
+
+
+def small_disk():
+    """In a process to be: no file may be larger than this, so that metrics.csv cannot grow on."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16_000, 16_000))
+
+
+def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_when_there_is_room(train, tmp_path, environment):
+    frequent = ["log_every=1", "checkpoint.every=10", "steps=150"]
+    environment["JAX_COMPILATION_CACHE_DIR"] = ""
+    try:
+        process = train("hydra.run.dir=full", *frequent, preexec_fn=small_disk)
+    finally:
+        del environment["JAX_COMPILATION_CACHE_DIR"]
+    assert process.returncode == 1
+    *before, line = process.stderr.splitlines()
+    assert line == f"twmaml: cannot write to {tmp_path}/full/metrics.csv: {os.strerror(errno.EFBIG)}"
+    assert all("font_manager" in each for each in before)  # matplotlib's cache, in a new home
+    metrics = read_metrics(tmp_path / "full/metrics.csv")
+    np.testing.assert_array_equal(metrics["step"], np.arange(metrics["step"].size))
+    assert np.isfinite(metrics["train/loss"][1:]).all()
+    (checkpoint,) = newest([tmp_path / "full"])
+    assert checkpoint is not None
+    assert checkpoint.notes.step >= 20
+    succeed(train("resume=full", small=False))
+    succeed(train("hydra.run.dir=whole", *frequent))
+    assert_equal_runs(tmp_path / "whole", tmp_path / "full")
+
+
+def test_a_second_process_is_refused_and_a_removed_folder_ends_in_one_line(train, tmp_path, environment):
+    command = [sys.executable, "-m", "twmaml.train", *SMALL, "wandb.mode=disabled", "steps=100000000"]
+    process = subprocess.Popen(
+        [*command, "hydra.run.dir=x"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    wait_for_rows(process, tmp_path / "x")
+    for again in (["hydra.run.dir=x", "steps=100000000"], ["resume=x"]):
+        second = train(*again, small=again != ["resume=x"])
+        assert second.returncode == 1
+        assert second.stderr == "twmaml: another process is writing to x; choose another folder\n"
+    assert process.poll() is None
+    shutil.rmtree(tmp_path / "x", ignore_errors=True)
+    shutil.rmtree(tmp_path / "x", ignore_errors=True)  # what was written in the meantime
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert errors.startswith(f"twmaml: cannot write to {tmp_path}/x/evaluation/")
+    assert errors.count("\n") == 1
+
+
+def test_the_lock_of_a_folder_ends_with_its_process(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    lock = FolderLock(tmp_path)
+    with pytest.raises(ConfigurationError, match="another process is writing"):
+        FolderLock(tmp_path)
+    lock.release()
+    lock.release()
+    code = "import sys, time; from pathlib import Path; from twmaml.standing import FolderLock;"
+    code += "FolderLock(Path(sys.argv[1])); print(flush=True); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    assert other.stdout is not None
+    other.stdout.readline()
+    with pytest.raises(ConfigurationError, match="another process is writing"):
+        FolderLock(tmp_path)
+    other.kill()
+    other.communicate()
+    FolderLock(tmp_path).release()
+
+
+def test_metrics_go_on_from_a_mark_whatever_is_behind_it(tmp_path):
+    path = tmp_path / "metrics.csv"
+    file = MetricsFile(path, ["a", "b"])
+    file.write(0, {"a": 0.1})
+    file.write(10, {"a": 0.2})
+    whole, mark = path.read_bytes(), file.mark
+    file.write(20, {"a": 0.3})
+    file.amend({"b": 0.5})
+    assert path.read_bytes() == whole + b"20,0.3,0.5\r\n"
+    file.close()
+    for behind in (b"", b"20,0.3,\r\n", b"20,0.", b"20,0.3,0.5\r\n30,"):
+        path.write_bytes(whole + behind)
+        MetricsFile(path, ["a", "b"], mark).close()
+        assert path.read_bytes() == whole
+    path.write_bytes(whole[: mark.size])  # the checkpoint was there before its row
+    MetricsFile(path, ["a", "b"], mark).close()
+    assert path.read_bytes() == whole
+    for other in (["a"], ["a", "c"]):
+        with pytest.raises(ExpectedError, match="is not the file that the checkpoint is of"):
+            MetricsFile(path, other, mark)
+    with pytest.raises(ExpectedError, match="is not the file that the checkpoint is of"):
+        MetricsFile(path, ["a", "b"], Mark(1000, "10,0.2,\r\n"))
+    assert path.read_bytes() == whole
+
+
+def test_nothing_depends_on_what_the_clock_says():
+    for path in Path(next(iter(twmaml.__path__))).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            read = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
+            assert read not in ("time.time", "datetime.now", "datetime.datetime.now", "os.path.getmtime"), path
+
+
+def test_nothing_is_unpickled():
+    for path in Path(next(iter(twmaml.__path__))).rglob("*.py"):
+        assert "pickle" not in path.read_text().replace("cloudpickle", ""), path
