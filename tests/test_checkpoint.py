@@ -30,6 +30,7 @@ from twmaml.checkpoint import (
 )
 from twmaml.conf_files import configuration_folder
 from twmaml.errors import ConfigurationError
+from twmaml.models import MLP
 from twmaml.tracking import Mark
 
 PARTS = {
@@ -96,9 +97,10 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_ones_before(folder, trai
             write(folder, checkpoint(trained[1], 30, config), keep=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    with monkeypatch.context() as patched, pytest.raises(CheckpointError, match="30: No space left on device"):
+    with monkeypatch.context() as patched:
         patched.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-        write(folder, checkpoint(trained[1], 30), keep=1)
+        with pytest.raises(CheckpointError, match="30: No space left on device"):
+            write(folder, checkpoint(trained[1], 30), keep=1)
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["10", "20"]
     assert newest([folder])[0] is not None
 
@@ -180,7 +182,7 @@ def test_steps_that_would_leave_other_rows_are_a_last_resort(folder):
 def test_a_state_of_another_shape_is_refused(folder):
     (read,) = newest([folder])
     assert read is not None
-    wider = make_learner_of(model=replace(make_learner_of().model, widths=[8, 9]))
+    wider = make_learner_of(model=MLP([8, 9], "tanh", jax.nn.initializers.lecun_normal()))
     other = jax.eval_shape(lambda: wider.init(0))
     with pytest.raises(CheckpointError, match="does not fit: meta_params"):
         unpack(other, read.arrays)

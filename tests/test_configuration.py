@@ -1,9 +1,10 @@
 from pathlib import Path
+from typing import Any
 
 import hydra
 import pytest
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from twmaml.command_line import check_arguments
 from twmaml.conf_files import configuration_folder, help_text, register_resolvers
@@ -22,8 +23,8 @@ def build(*overrides):
     check_arguments(overrides)
     register_resolvers()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = OmegaConf.to_container(hydra.compose("train", list(overrides)), resolve=True)
-    return build_job(OmegaConf.create(config))
+        config: Any = OmegaConf.to_container(hydra.compose("train", list(overrides)), resolve=True)
+    return build_job(DictConfig(config))
 
 
 def mistake(*overrides):

@@ -54,7 +54,7 @@ def _explain(error: BaseException) -> str | None:
     return None
 
 
-def _explain_composition(error: BaseException) -> str:
+def _explain_composition(error: BaseException) -> str:  # noqa: PLR0911  one for each kind of message
     if isinstance(error, OverrideParseException):
         return f"{error.override}: cannot be read; a value of special characters needs quotes twice: \"key='a=b'\""
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, ValueError):
