@@ -97,9 +97,17 @@ def environment(tmp_path_factory):
 
 @pytest.fixture
 def train(tmp_path, environment):
-    def run(*overrides, wandb="disabled", small=True, **arguments):
+    def run(*overrides, wandb="disabled", small=True, prefix=(), **arguments):
         flags = [item for item in overrides if item.startswith("-")]  # which come first
-        command = [sys.executable, "-m", "twmaml.train", *flags, *(SMALL if small else []), f"wandb.mode={wandb}"]
+        command = [
+            *prefix,
+            sys.executable,
+            "-m",
+            "twmaml.train",
+            *flags,
+            *(SMALL if small else []),
+            f"wandb.mode={wandb}",
+        ]
         command += [item for item in overrides if item not in flags]
         return subprocess.run(
             command,

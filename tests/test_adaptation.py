@@ -119,5 +119,5 @@ def test_a_loss_of_several_calls_falls_back_to_the_plain_step():
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, float("inf")])
 def test_a_learning_rate_must_be_positive(rate):
-    with pytest.raises(ValueError, match=r"learning_rate|finite"):
+    with pytest.raises(ValueError, match=r"greater than 0|finite"):
         MAML(rate, 1)

@@ -3,7 +3,6 @@
 import ast
 import errno
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -20,17 +19,15 @@ from twmaml.errors import ConfigurationError, ExpectedError
 from twmaml.standing import FolderLock
 from twmaml.tracking import Mark, MetricsFile, read_metrics
 
-
-def small_disk():
-    """In a process to be: no file may be larger than this, so that metrics.csv cannot grow on."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (16_000, 16_000))
+# No file may be larger than 16 KiB, so that metrics.csv cannot grow on.
+SMALL_DISK = ["bash", "-c", 'ulimit -f 16; exec "$@"', "bash"]
 
 
 def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_when_there_is_room(train, tmp_path, environment):
     frequent = ["log_every=1", "checkpoint.every=10", "steps=150"]
     environment["JAX_COMPILATION_CACHE_DIR"] = ""
     try:
-        process = train("hydra.run.dir=full", *frequent, preexec_fn=small_disk)
+        process = train("hydra.run.dir=full", *frequent, prefix=SMALL_DISK)
     finally:
         del environment["JAX_COMPILATION_CACHE_DIR"]
     assert process.returncode == 1

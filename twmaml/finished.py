@@ -204,7 +204,7 @@ def _read_evaluations(folder: Path, metrics: Mapping[str, np.ndarray]) -> Evalua
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:  # np.load alone leaks a damaged one
+    with path.open("rb") as opened, np.load(opened) as file:  # np.load alone leaks a damaged one
         return dict(file)
 
 
