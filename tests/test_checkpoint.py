@@ -30,6 +30,7 @@ from twmaml.checkpoint import (
 )
 from twmaml.conf_files import configuration_folder
 from twmaml.errors import ConfigurationError
+from twmaml.models import MLP
 from twmaml.tracking import Mark
 
 PARTS = {
@@ -180,7 +181,7 @@ def test_steps_that_would_leave_other_rows_are_a_last_resort(folder):
 def test_a_state_of_another_shape_is_refused(folder):
     (read,) = newest([folder])
     assert read is not None
-    wider = make_learner_of(model=replace(make_learner_of().model, widths=[8, 9]))
+    wider = make_learner_of(model=MLP([8, 9], "tanh", jax.nn.initializers.lecun_normal()))
     other = jax.eval_shape(lambda: wider.init(0))
     with pytest.raises(CheckpointError, match="does not fit: meta_params"):
         unpack(other, read.arrays)
