@@ -1,4 +1,4 @@
-"""Speed: of the main job (`python scripts/benchmark.py`), and of sweeps (`python scripts/benchmark.py sweep`).
+"""Speed: of the main job (`python scripts/benchmark.py`), of sweeps (`... sweep`), of checkpoints (`... checkpoint`).
 
 The main job runs pinned to one core, in turn with a plain loop in the same process. The medians and the ratio of each
 pair of blocks are printed: the ratio is what to compare between versions, as machines are noisy. The plain loop is
@@ -7,9 +7,14 @@ what a careful user would write: one jitted gradient step, and sampling, task da
 Of a sweep: the steady rate of eight seeds on all cores beside that of one seed on one core, the time from the command
 to the first meta-step with nothing cached, what one more seed adds to it, and with `--whole` the time of 6 samplers x
 8 seeds x 5,000 steps beside the same jobs one by one.
+
+Of checkpoints: the CPU time of one beside that of the meta-steps between two, which is the share that they cost if
+nothing is left over for the thread that writes them; and with `--whole` the wall time of the main job with and without.
 """
 
 import argparse
+import importlib
+import json
 import multiprocessing
 import os
 import subprocess
@@ -29,10 +34,12 @@ import numpy as np
 import optax
 from omegaconf import DictConfig
 
+from twmaml.checkpoint import Checkpoint, Notes, pack, write
 from twmaml.conf_files import configuration_folder
 from twmaml.configuration import Job, build_job
 from twmaml.processes import count_cores
 from twmaml.runner import over_runs, shard_runs
+from twmaml.tracking import Mark
 
 Block = Callable[[int], None]
 """Runs so many meta-steps and returns when they are done."""
@@ -154,6 +161,48 @@ def compose(overrides: Sequence[str]) -> Job:
     return build_job(cfg)
 
 
+def time_checkpoints(job: Job, blocks: int, steps: int, every: int) -> None:
+    """CPU-seconds of a checkpoint, and of the meta-steps between two."""
+    state = job.learner.init(0)
+    arrays = {name: np.asarray(leaf) for name, leaf in pack(state).items()}
+    arrays["losses"] = np.zeros((job.evaluation.grid.size, job.evaluation.steps + 1))
+    loop, seconds = compiled_loop(job), np.zeros((blocks, 2))
+    began = time.process_time()
+    importlib.import_module("orbax.checkpoint")
+    print(f"{'import of Orbax, once':<28} {time.process_time() - began:8.3f} CPU-s")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "checkpoints").mkdir()
+        for block in range(-1, blocks):  # the first block compiles and imports
+            began = time.process_time()
+            loop(steps)
+            between = time.process_time()
+            write(folder, Checkpoint(Notes(block + 1, 0, {}, {}, 0.0, Mark(0, ""), None), arrays), keep=3)
+            if block >= 0:
+                seconds[block] = (between - began) / steps * every, time.process_time() - between
+    share = seconds[:, 1] / seconds[:, 0]
+    print(f"{'one checkpoint':<28} {np.median(seconds[:, 1]):8.3f} CPU-s")
+    print(f"{f'{every:,} meta-steps':<28} {np.median(seconds[:, 0]):8.3f} CPU-s")
+    print(f"{'share':<28} {np.median(share):8.2%} [{min(share):.2%}, {max(share):.2%}]")
+
+
+def time_run_with_checkpoints(repeats: int, overrides: Sequence[str]) -> None:
+    """Wall seconds of the main job, from its first meta-step to its last file: all checkpoints, or just the last."""
+    kinds = {"with checkpoints": [], "with the last one only": ["checkpoint.every=2000000000"]}
+    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for _ in range(repeats):
+        for kind, own in kinds.items():
+            with tempfile.TemporaryDirectory() as name:
+                if command(Path(name), "sampler=importance_delta", *own, *overrides).wait() != 0:
+                    raise RuntimeError("the run failed")
+                summary = json.loads((Path(name) / "sweep" / "0" / "summary.json").read_text())
+                seconds[kind].append(summary["wall_seconds"])
+    for kind, values in seconds.items():
+        print(f"{kind:<28} {np.median(values):8.1f} [{min(values):.1f}, {max(values):.1f}] s")
+    ratios = np.array(seconds["with checkpoints"]) / np.array(seconds["without"])
+    print(f"{'ratio':<28} {np.median(ratios):8.3f} [{min(ratios):.3f}, {max(ratios):.3f}]")
+
+
 def pin(cores: int) -> None:
     """Keeps this process to so many cores; has to come before jax starts its threads."""
     if hasattr(os, "sched_setaffinity"):
@@ -251,10 +300,10 @@ def time_whole(overrides: Sequence[str]) -> None:
 def main() -> None:
     """Prints what there is to compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("what", nargs="?", default="loop", choices=["loop", "sweep"])
+    parser.add_argument("what", nargs="?", default="loop", choices=["loop", "sweep", "checkpoint"])
     parser.add_argument("--blocks", type=int, default=15, help="timed blocks of each loop")
     parser.add_argument("--steps", type=int, default=500, help="meta-steps a block")
-    parser.add_argument("--whole", action="store_true", help="of sweep: the 48 jobs besides, which take minutes")
+    parser.add_argument("--whole", action="store_true", help="whole runs besides, which take minutes")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="configuration, as for twmaml.train")
     arguments = parser.parse_args()
     if arguments.what == "loop":
@@ -263,6 +312,12 @@ def main() -> None:
         print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}, 1 core; median [min, max]")
         compare(job, arguments.blocks, arguments.steps)
         time_evaluation(job, arguments.blocks)
+    elif arguments.what == "checkpoint":
+        if arguments.whole:
+            time_run_with_checkpoints(3, arguments.set)
+        pin(1)
+        print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}, 1 core; median [min, max]")
+        time_checkpoints(compose(arguments.set), arguments.blocks, arguments.steps, every=10_000)
     else:
         print(f"jax {jax.__version__}, {count_cores()} cores; median [min, max]")
         compare_runs(arguments.blocks, arguments.steps, arguments.set)

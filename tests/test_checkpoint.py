@@ -97,10 +97,9 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_ones_before(folder, trai
             write(folder, checkpoint(trained[1], 30, config), keep=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    with monkeypatch.context() as patched:
-        patched.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-        with pytest.raises(CheckpointError, match="30: No space left on device"):
-            write(folder, checkpoint(trained[1], 30), keep=1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(CheckpointError, match="30: No space left on device"):
+        write(folder, checkpoint(trained[1], 30), keep=1)
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["10", "20"]
     assert newest([folder])[0] is not None
 

@@ -2,10 +2,13 @@
 
 import ast
 import errno
+import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +109,62 @@ def test_metrics_go_on_from_a_mark_whatever_is_behind_it(tmp_path):
     with pytest.raises(ExpectedError, match="is not the file that the checkpoint is of"):
         MetricsFile(path, ["a", "b"], Mark(1000, "10,0.2,\r\n"))
     assert path.read_bytes() == whole
+
+
+class MortalServer(BaseHTTPRequestHandler):
+    """A W&B that knows no more than how a run is started."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        project = {"id": "p", "name": "twmaml", "entity": {"id": "e", "name": "me"}}
+        bucket = {"id": "b", "name": "abc", "displayName": "n", "config": "{}", "project": project}
+        answer = json.dumps({"data": {"upsertBucket": {"bucket": bucket, "inserted": True}}}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, format, *args):
+        del format, args
+
+
+TWO_RUNS = """
+import logging, pathlib, time
+import twmaml.tracking
+logging.basicConfig()
+twmaml.tracking.FINISH_TIMEOUT = 2.0
+settings = dict(mode="online", project="p", group=None, name="n", tags=[], config={})
+runs = [twmaml.tracking.WandbRun(pathlib.Path(name), **settings) for name in "ab"]
+runs[0].log(1, {"x": 1.0})
+print(*[run.mode for run in runs], runs[0].identity, flush=True)
+input()
+for run in runs:
+    run.log(2, {"x": 2.0})
+    run.finish({"x": 2.0}, exit_code=0)
+"""
+
+
+def test_a_wandb_that_dies_costs_only_its_own_data(tmp_path, environment):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), MortalServer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = {"WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}", "WANDB_API_KEY": "a" * 40}
+    process = subprocess.Popen(
+        [sys.executable, "-c", TWO_RUNS],
+        cwd=tmp_path,
+        env={**environment, **address},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "online online abc\n"  # as the server calls it
+    server.shutdown()
+    server.server_close()
+    _, errors = process.communicate("\n", timeout=30)  # W&B itself would wait for ever
+    assert process.returncode == 0
+    assert errors.count("W&B failed (Timed out finishing run.); the run goes on without it") == 1
+    assert all(list((tmp_path / name).glob("wandb/run-*/run-*.wandb")) for name in "ab")  # for `wandb sync`
 
 
 def test_nothing_depends_on_what_the_clock_says():

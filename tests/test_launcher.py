@@ -217,6 +217,7 @@ def test_ctrl_c_ends_a_sweep_with_everything_written(tmp_path, environment):
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert "0 of 4 jobs done" in output
+    assert output.endswith("  go on with python -m twmaml.train resume=sweep\n")
     for number in "01":
         folder = tmp_path / "sweep" / number
         summary = json.loads((folder / "summary.json").read_text())

@@ -6,7 +6,7 @@ from multiprocessing import get_context
 
 import pytest
 
-from twmaml.processes import FigureProcesses, count_cores
+from twmaml.processes import FigureProcesses, count_cores, stop_on_interrupt
 
 
 def test_figures_are_drawn_here_when_a_process_that_draws_was_killed():
@@ -18,6 +18,19 @@ def test_figures_are_drawn_here_when_a_process_that_draws_was_killed():
         with pytest.raises(BrokenProcessPool):
             waiting.result()
         assert processes.submit(os.getpid).result() == os.getpid()
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_collected_and_a_ctrl_c_after_it_ends_at_once(first):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with stop_on_interrupt() as stopping:
+        assert not stopping
+        signal.raise_signal(first)
+        assert stopping == [first]
+        signal.raise_signal(signal.SIGTERM)  # clusters repeat themselves
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only where a process can be kept to some cores")

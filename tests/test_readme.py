@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SMALL
+from tests.conftest import SMALL, succeed
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 FILES = dict(re.findall(r"^`([\w/.]+)`:\n\n```\w+\n(.*?)```", README, re.MULTILINE | re.DOTALL))
@@ -35,6 +35,16 @@ def test_an_example_runs(command, tmp_path, environment):
     )
     assert process.returncode == 0, process.stderr
     assert len(list(tmp_path.glob("outputs/*/*/figures/*.png"))) == 5
+
+
+def test_a_trained_initialisation_is_used(train, tmp_path, environment):
+    succeed(train("hydra.run.dir=run"))
+    (code,) = re.findall(r"```python\n(import sys\n.*?)```", README, re.DOTALL)
+    command = [sys.executable, "-c", code, "run"]
+    output = succeed(
+        subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    )
+    assert re.fullmatch(r"loss after 5 steps on 10 examples: \d+\.\d+\n", output.stdout)
 
 
 def test_every_picture_is_there():

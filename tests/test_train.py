@@ -194,6 +194,7 @@ def test_ctrl_c_leaves_everything_usable(train, tmp_path, environment):
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "interrupted after" in output.decode()
+    assert output.decode().endswith("  go on with python -m twmaml.train resume=x\n")
     read = read_metrics(metrics)
     assert np.isfinite(read["eval/loss"][-1])
     assert json.loads((tmp_path / "x/summary.json").read_text())["status"] == "interrupted"

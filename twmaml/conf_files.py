@@ -36,6 +36,7 @@ def help_text() -> str:
         "  python -m twmaml.train experiment=maml_sine",
         "  python -m twmaml.train --multirun 'sampler=glob(*)' seed=0,1,2",
         "  python -m twmaml.train experiment=compare_samplers task=sin3d",
+        "  python -m twmaml.train resume=FOLDER        goes on with an interrupted run or sweep",
         "",
         "Groups (* is the default):",
     ]

@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 INIT_TIMEOUT = 20.0
 """Seconds that W&B has to start a run online before it is kept offline instead."""
 
+FINISH_TIMEOUT = 60.0
+"""Seconds that W&B has to send the rest at the end; what it has not sent by then stays in the folder of the run."""
+
 WandbMode = Literal["auto", "online", "offline", "disabled"]
 
 
@@ -151,6 +154,9 @@ class WandbRun:
     out_of_reach = False
     """Whether a run of this process has waited in vain for the server; the others need not."""
 
+    lost = False
+    """Whether an online run of this process has ended in vain; the others then end with the process, all at once."""
+
     def __init__(
         self,
         folder: Path,
@@ -186,10 +192,11 @@ class WandbRun:
             "id": identity,
             "resume": None if identity is None else "allow",
         }
-        quiet = {"console": "off", "x_disable_stats": True, "silent": True, "init_timeout": INIT_TIMEOUT}
+        quiet = {"console": "off", "x_disable_stats": True, "silent": True}
+        patience = {"init_timeout": INIT_TIMEOUT, "finish_timeout": FINISH_TIMEOUT, "finish_timeout_raises": True}
         if self.mode == "online":
             try:
-                self._run = wandb.init(mode="online", settings=wandb.Settings(**quiet), **arguments)
+                self._run = wandb.init(mode="online", settings=wandb.Settings(**quiet, **patience), **arguments)
             except Exception as error:
                 WandbRun.out_of_reach = True
                 self._log.warning("W&B could not be reached (%s); its data is kept offline", _first_line(error))
@@ -224,11 +231,12 @@ class WandbRun:
 
     def finish(self, summary: Mapping[str, float], exit_code: int) -> None:
         """Ends the run, once; W&B shows it as failed if the exit code is not 0."""
-        if self._run is not None:
+        if self._run is not None and not (self.mode == "online" and WandbRun.lost):
             with self._guard():
                 self._run.summary.update(dict(summary))
                 self._run.finish(exit_code=exit_code)
-            self._run = None
+            WandbRun.lost = self.mode == "online" and self._run is None  # the guard drops a run that failed
+        self._run = None
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
