@@ -28,6 +28,7 @@ def test_a_run_leaves_what_was_promised(train, tmp_path):
         "checkpoints",
         "evaluation",
         "figures",
+        "examples.npz",
         "summary.json",
         "wandb",
     }
