@@ -86,6 +86,15 @@ def test_a_finished_run_may_be_longer_and_is_otherwise_left_alone(train, tmp_pat
     assert steps_in(tmp_path / "run") == [120]
 
 
+@pytest.mark.parametrize("overrides", [[], ["evaluation.every=1000", "figures_every=60"]])
+def test_how_a_shorter_run_ended_leaves_no_trace_in_the_longer_one(overrides, train, tmp_path):
+    succeed(train("hydra.run.dir=run", *overrides))  # evaluates every 40 meta-steps, and after 60, which is a row
+    assert np.isfinite(read_metrics(tmp_path / "run/metrics.csv")["eval/loss"][-1])
+    succeed(train("resume=run", "steps=100", small=False))
+    succeed(train("hydra.run.dir=longer", "steps=100", *overrides))
+    assert_equal_runs(tmp_path / "longer", tmp_path / "run")
+
+
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory, environment):
     """Of four jobs, whole; and what it would be if it had been killed."""

@@ -151,7 +151,7 @@ def read_run(folder: Path) -> FinishedRun:
         config: Any = OmegaConf.to_container(OmegaConf.load(job / ".hydra" / "config.yaml"), resolve=True)
         choices: Any = OmegaConf.to_container(OmegaConf.load(job / ".hydra" / "hydra.yaml"))
         metrics = read_metrics(folder / "metrics.csv")
-        evaluations = _read_evaluations(folder / "evaluation", metrics, config["evaluation"].get("every", 1))
+        evaluations = _read_evaluations(folder / "evaluation", metrics)
         examples = _read_arrays(folder / "examples.npz") if (folder / "examples.npz").exists() else None
         if metrics["step"][-1] != summary["step"] or evaluations.steps[-1] != summary["step"]:
             raise UnreadableError(f"its files end before meta-step {summary['step']}")
@@ -190,10 +190,8 @@ def _read_summary(folder: Path) -> dict[str, Any]:
     return summary
 
 
-def _read_evaluations(folder: Path, metrics: Mapping[str, np.ndarray], every: int) -> Evaluations:
+def _read_evaluations(folder: Path, metrics: Mapping[str, np.ndarray]) -> Evaluations:
     steps = metrics["step"][~np.isnan(metrics["eval/loss_step_0"])].astype(int)
-    # A run that went on further than planned has a row, and no file, of the evaluation at its former end.
-    steps = np.array([s for s in steps if s % every == 0 or (folder / f"{s}.npz").exists()], int)
     files = [_read_arrays(folder / f"{step}.npz") for step in steps]
     last = files[-1]
     axes = zip(last["names"], last["low"], last["high"], last["shape"], last["units"], strict=True)

@@ -66,9 +66,9 @@ def validate_job(config: Mapping[str, Any], folder: Path) -> None:
 
 def finished_job(config: Mapping[str, Any], folder: Path) -> float | None:
     """What a job returned that an earlier process has finished; None if there is something left to do."""
-    notes = [finished(config, run_folder) for run_folder in run_folders(folder, config["seed"])]
-    losses = [each.latest["eval/loss"] for each in notes if each is not None]
-    return float(np.mean(losses)) if len(losses) == len(notes) else None
+    metrics = [finished(config, run_folder) for run_folder in run_folders(folder, config["seed"])]
+    losses = [each["eval/loss"] for each in metrics if each is not None]
+    return float(np.mean(losses)) if len(losses) == len(metrics) else None
 
 
 class FolderGuard(Callback):

@@ -48,9 +48,9 @@ class Plan:
     keep: int
     """Checkpoints that are kept."""
 
-    def may_start_at(self, step: int, before: int) -> bool:
-        """Whether a run that was to end after `before` steps has the same row at a step as one with this plan."""
-        return self.next_stop(step - 1) == step and (self.evaluates_at(step) or step != before)
+    def stops_at(self, step: int) -> bool:
+        """Whether there is a row of metrics.csv at a step."""
+        return self.next_stop(step - 1) == step
 
     def next_stop(self, step: int) -> int:
         """The next meta-step at which the host has something to do."""
@@ -58,16 +58,19 @@ class Plan:
         return min([(step // period + 1) * period for period in periods if period] + [self.steps])
 
     def evaluates_at(self, step: int) -> bool:
-        """Whether the evaluation runs after so many meta-steps; figures show it, so it does where they are drawn."""
-        return step % self.evaluate_every == 0 or step == self.steps or self.draws_at(step)
+        """Whether the evaluation runs after so many meta-steps, however long the run is; at its end it does besides.
+
+        Figures show it, so it runs where they are drawn.
+        """
+        return step % self.evaluate_every == 0 or self.draws_at(step)
 
     def saves_after(self, previous: int, step: int) -> bool:
         """Whether a checkpoint is due at a stop; they wait for one, because there is a row of metrics.csv."""
         return step // self.save_every > previous // self.save_every
 
     def draws_at(self, step: int) -> bool:
-        """Whether figures are drawn there; the last ones are drawn in any case."""
-        return self.figures_every is not None and step % self.figures_every == 0 and step < self.steps
+        """Whether figures are drawn there, however long the run is; at its end they are besides."""
+        return self.figures_every is not None and step % self.figures_every == 0
 
 
 @dataclass(kw_only=True)
@@ -273,14 +276,14 @@ class Session:
             show("training")
             if plan.saves_after(previous, step) and step < plan.steps:
                 self._save(runs, plan.keep)
-            if plan.draws_at(step):
+            if plan.draws_at(step) and step < plan.steps:
                 self._draw(runs)
         self._end(plan, runs, step, show)
 
     def _end(self, plan: Plan, runs: Sequence[Run], step: int, show: Callable[[str], None]) -> None:
         """Writes what a run leaves at its end, planned or not."""
         self._save(runs, plan.keep)
-        if not plan.evaluates_at(step):  # its checkpoint has the row without an evaluation, as planned
+        if not plan.evaluates_at(step):  # the checkpoint has the row without it, as a longer run would
             for run, statistics in zip(runs, self._judge(runs, step), strict=True):
                 if run.status == "running":
                     run.amend(statistics)
@@ -430,7 +433,7 @@ class Session:
             "seed": run.seed,
             "step": run.step,
             "wall_seconds": round(time.perf_counter() - self._began, 3),
-            "meta_steps_per_second": round((run.step - self._start) / self._seconds, 1) if self._seconds else None,
+            "meta_steps_per_second": round((run.step - self._start) / self._seconds, 1) if self._seconds > 0 else None,
             **run.latest,
             "python": platform.python_version(),
             **{name: version(name) for name in packages},

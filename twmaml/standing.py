@@ -3,12 +3,13 @@
 import fcntl
 import json
 import logging
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from twmaml.checkpoint import Checkpoint, CheckpointError, Notes, newest_notes, remove_after
+from twmaml.checkpoint import Checkpoint, CheckpointError, newest_notes, remove_after
 from twmaml.errors import ConfigurationError
 from twmaml.session import Plan
 
@@ -87,14 +88,17 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield f"{prefix}{key}", value
 
 
-def finished(config: Mapping[str, Any], folder: Path) -> Notes | None:
-    """How the run in a folder ended, if it has come to where the configuration ends; None if it has not."""
+def finished(config: Mapping[str, Any], folder: Path) -> dict[str, float] | None:
+    """The last metrics of the run in a folder, if it has come to where the configuration ends; None if it has not."""
     try:
         summary = json.loads((folder / "summary.json").read_text())
         notes = newest_notes(folder) if summary["status"] == "finished" else None
-    except (OSError, ValueError, TypeError, KeyError, CheckpointError):
-        return None
-    return notes if notes is not None and notes.step == config["steps"] else None
+        if notes is None or notes.step != config["steps"]:
+            return None
+        metrics = {name: value for name, value in summary.items() if "/" in name}
+        return {name: math.nan if value is None else float(value) for name, value in metrics.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, CheckpointError):
+        return None  # whatever stands there is no end
 
 
 def cut_back(folder: Path, plan: Plan, checkpoint: Checkpoint | None) -> None:

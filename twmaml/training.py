@@ -4,13 +4,14 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import psutil
 
-from twmaml.checkpoint import Checkpoint, newest, newest_notes
+from twmaml.checkpoint import Checkpoint, newest
 from twmaml.configuration import Job
 from twmaml.errors import ConfigurationError
 from twmaml.request import GROUPS, Request
@@ -56,57 +57,47 @@ def train_jobs(
     Returns:
         The runs of each job.
     """
+    with _holding(requests):
+        settings = requests[0].settings  # which are the others' too, but for the seeds
+        check_devices(settings.devices.tasks)
+        plan = Plan(
+            settings.steps,
+            settings.log_every,
+            settings.evaluation.every,
+            settings.figures_every,
+            settings.checkpoint.every,
+            settings.checkpoint.keep,
+        )
+        runs: dict[Path, RunRecord] = {}
+        asked = [(r, seed, folder) for r in requests for seed, folder in zip(r.settings.seeds, r.folders, strict=True)]
+        unfinished = []
+        for request, seed, folder in asked:
+            latest = finished(request.config, folder)
+            if latest is None:
+                unfinished.append((request, seed, folder))
+            else:
+                runs[folder] = RunRecord(folder=folder, step=settings.steps, latest=latest, status="finished")
+        checkpoints = newest([folder for *_, folder in unfinished], plan.stops_at) if unfinished else []
+        starts = [_Start(r, s, f, checkpoint) for (r, s, f), checkpoint in zip(unfinished, checkpoints, strict=True)]
+        for step in dict.fromkeys(start.step for start in starts):
+            together = [start for start in starts if start.step == step]
+            if step is not None:
+                log.info("%d runs go on from meta-step %d", len(together), step)
+            _train_together(job, together, plan, runs, stopping, drawing, show)
+            if stopping:
+                break
+        return [[runs[folder] for folder in request.folders if folder in runs] for request in requests]
+
+
+@contextmanager
+def _holding(requests: Sequence[Request]) -> Iterator[None]:
+    """Lets others into the folders when it ends."""
     try:
-        return _train_jobs(job, requests, stopping, drawing, show)
+        yield
     finally:
         for request in requests:
             for lock in request.locks:
                 lock.release()
-
-
-def _train_jobs(
-    job: Job,
-    requests: Sequence[Request],
-    stopping: Sequence[Any],
-    drawing: Executor,
-    show: Callable[[str, Sequence[RunRecord]], None],
-) -> list[list[RunRecord]]:
-    settings = requests[0].settings  # which are the others' too, but for the seeds
-    check_devices(settings.devices.tasks)
-    plan = Plan(
-        settings.steps,
-        settings.log_every,
-        settings.evaluation.every,
-        settings.figures_every,
-        settings.checkpoint.every,
-        settings.checkpoint.keep,
-    )
-    runs: dict[Path, RunRecord] = {}
-    asked = [(r, seed, folder) for r in requests for seed, folder in zip(r.settings.seeds, r.folders, strict=True)]
-    unfinished = []
-    for request, seed, folder in asked:
-        notes = finished(request.config, folder)
-        if notes is None:
-            unfinished.append((request, seed, folder))
-        else:
-            runs[folder] = RunRecord(folder=folder, step=notes.step, latest=notes.latest, status="finished")
-    checkpoints = _find([folder for *_, folder in unfinished], plan)
-    starts = [_Start(r, s, f, checkpoint) for (r, s, f), checkpoint in zip(unfinished, checkpoints, strict=True)]
-    for step in dict.fromkeys(start.step for start in starts):
-        together = [start for start in starts if start.step == step]
-        if step is not None:
-            log.info("%d runs go on from meta-step %d", len(together), step)
-        _train_together(job, together, plan, runs, stopping, drawing, show)
-        if stopping:
-            break
-    return [[runs[folder] for folder in request.folders if folder in runs] for request in requests]
-
-
-def _find(folders: Sequence[Path], plan: Plan) -> list[Checkpoint | None]:
-    """The checkpoints that runs go on from."""
-    notes = [notes for folder in folders if (notes := newest_notes(folder)) is not None]
-    before = max((each.config["steps"] for each in notes), default=plan.steps)
-    return newest(folders, lambda step: plan.may_start_at(step, before)) if folders else []
 
 
 def _train_together(
