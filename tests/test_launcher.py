@@ -21,8 +21,8 @@ from hydra.types import HydraContext, RunMode
 from hydra.version import _UNSPECIFIED_, VersionBase
 from omegaconf import OmegaConf
 
-from hydra_plugins.twmaml_launcher.composition import Composer
-from hydra_plugins.twmaml_launcher.launcher import SweepJob, group_jobs
+from hydra_plugins.twmaml_launcher.composition import Composer, SweepJob
+from hydra_plugins.twmaml_launcher.launcher import group_jobs
 from hydra_plugins.twmaml_launcher.logs import log_to_folders
 from tests.conftest import SMALL, read_wandb, succeed
 from twmaml.conf_files import configuration_folder, register_resolvers
@@ -45,7 +45,7 @@ class TestHydrasOwn(LauncherTestSuite):
 @pytest.mark.parametrize(
     ("pattern", "samplers"),
     [
-        ("glob(importance*)", ["importance", "importance_delta"]),
+        ("glob([epsilon*,importance_*])", ["epsilon_greedy", "importance_delta"]),
         pytest.param("glob(*)", SAMPLERS, marks=pytest.mark.slow),
     ],
 )
@@ -54,8 +54,9 @@ def test_a_sweep_in_groups_is_the_same_as_one_by_one(pattern, samplers, train, t
         overrides = [f"sampler={pattern}", "seed=0,1,2", f"hydra/launcher={launcher}", f"hydra.sweep.dir={launcher}"]
         output = succeed(train("--multirun", *overrides, "steps=200", wandb="offline")).stdout
         if launcher == "vectorised":
-            programs = re.findall(r"(\d+)/\d+ jobs  sampler=(\w+) seed=0,...,2: eval/loss", output)
-            assert programs == [(str(3 * i + 3), sampler) for i, sampler in enumerate(samplers)]
+            lines = re.findall(r"(\d+)/\d+ jobs  sampler=(\w+) seed=0,...,2: eval/loss", output)
+            assert lines == [(str(3 * i + 3), sampler) for i, sampler in enumerate(samplers)]
+            assert "group 1 of 1 took" in output
     jobs = [(sampler, seed) for sampler in samplers for seed in range(3)]
     expected = {*(str(number) for number in range(len(jobs))), "multirun.yaml"}
     assert {path.name for path in (tmp_path / "vectorised").iterdir()} == expected
@@ -197,7 +198,7 @@ def test_comparing_samplers_needs_no_quotes(train, tmp_path):
 
 
 def test_ctrl_c_ends_a_sweep_with_everything_written(tmp_path, environment):
-    command = [sys.executable, "-m", "twmaml.train", "--multirun", *SMALL, "steps=1000000", "sampler=delta,uniform"]
+    command = [sys.executable, "-m", "twmaml.train", "--multirun", *SMALL, "steps=1000000", "shots=5,10"]
     command += ["seed=0,1", "wandb.mode=disabled", "hydra.sweep.dir=sweep"]
     process = subprocess.Popen(
         command,
@@ -238,7 +239,7 @@ def test_jobs_are_composed_as_hydra_composes_them():
         for number, overrides in enumerate(
             [["sampler=delta", "seed=3"], ["sampler=delta", "seed=4"], ["sampler=delta", "seed=[5,6]"], ["seed=7"]]
         ):
-            composed: Any = OmegaConf.to_container(composer.compose(number, overrides))
+            composed: Any = OmegaConf.to_container(composer.compose(number, overrides).config)
             expected: Any = OmegaConf.to_container(hydra.config_loader.load_sweep_config(sweep, overrides))
             folder = composed["hydra"]["runtime"]["output_dir"]
             assert folder.endswith(f"/{number}")
@@ -258,8 +259,9 @@ def numbers(groups):
     return [[job.number for job in group] for group in groups]
 
 
-def test_jobs_that_differ_only_in_the_seed_are_grouped():
-    jobs = [job(i, seed=i // 2, rate=i % 2, wandb={"group": str(i)}) for i in range(6)]
+def test_jobs_are_grouped_that_differ_only_in_what_is_a_runs_own():
+    own = [{"seed": i, "wandb": {"group": str(i)}, "sampler": {"f": i}, "uniform_fraction": i} for i in range(6)]
+    jobs = [job(i, rate=i % 2, **own[i]) for i in range(6)]
     assert numbers(group_jobs(jobs, program_of, 64)) == [[0, 2, 4], [1, 3, 5]]
 
 

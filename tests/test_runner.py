@@ -10,7 +10,7 @@ from scipy import stats
 from tests.conftest import SAMPLERS, assert_trees_equal
 from twmaml.adaptation import MAML
 from twmaml.runner import NO_FAILURE, over_runs, shard_runs
-from twmaml.samplers import EpsilonGreedy, Proportional
+from twmaml.samplers import EpsilonGreedy, OneOf, Proportional
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_other_ones(make_learner):
@@ -51,6 +51,25 @@ def test_a_batch_of_runs_equals_single_runs(make_learner):
         np.testing.assert_allclose(
             np.asarray(chunk.metrics["train/loss"])[i], alone_chunk.metrics["train/loss"], rtol=1e-4
         )
+
+
+def test_runs_of_several_samplers_in_one_program_equal_single_runs(make_learner):
+    rules = [Proportional("deltas", True), EpsilonGreedy(0.3), Proportional("losses", False, interpolate=True)]
+
+    def train(index, seed):
+        learner = make_learner(OneOf(rules, index))
+        return learner.train_chunk(learner.init(seed), jnp.int32(40))
+
+    states, chunk = jax.jit(jax.vmap(train))(jnp.arange(3), jnp.arange(3, dtype=jnp.uint32))
+    for i, rule in enumerate(rules):
+        learner = make_learner(rule)
+        alone, alone_chunk = jax.jit(learner.train_chunk)(learner.init(i), jnp.int32(40))
+        np.testing.assert_array_equal(states.queue.visits[i], alone.queue.visits)
+        for one, other in zip(jax.tree.leaves(alone.meta_params), jax.tree.leaves(states.meta_params), strict=True):
+            np.testing.assert_allclose(one, np.asarray(other)[i], rtol=1e-4, atol=1e-6)
+        for name, value in alone_chunk.metrics.items():
+            np.testing.assert_allclose(chunk.metrics[name][i], value, rtol=1e-4, err_msg=name)
+    assert np.isfinite(chunk.metrics["sampler/epsilon"]).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("meta_batch", [6, 7])

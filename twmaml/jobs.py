@@ -1,8 +1,9 @@
-"""Hydra's jobs: what one trains and where, one alone, or many that differ only in their seed as one program."""
+"""Hydra's jobs: what one trains and where, one alone, or many as one program."""
 
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,14 @@ from twmaml.report import (
     closing_paths,
     closing_table,
     describe,
-    group_title,
+    jobs_title,
     mean_metrics,
     resume_command,
     shorten,
     upload_command,
 )
-from twmaml.request import Request, program_of, read_request, run_folders
-from twmaml.session import Run, RunRecord
+from twmaml.request import Request, job_of, program_of, read_request, run_folders
+from twmaml.run import Run, RunRecord
 from twmaml.standing import AlreadyFinishedError, FolderLock, check, finished
 from twmaml.terminal import SweepTerminal, Terminal
 from twmaml.training import check_devices, train_jobs
@@ -43,11 +44,11 @@ _built: dict[str, Job] = {}
 
 
 def build_once(config: Mapping[str, Any]) -> Job:
-    """The parts of a job, built only once for all jobs that one program can train."""
-    program = program_of(config)
-    if program not in _built:
-        _built[program] = build_job(OmegaConf.create(dict(config)))
-    return _built[program]
+    """The parts of a job, built only once for all jobs that have the same."""
+    parts = job_of(config)
+    if parts not in _built:
+        _built[parts] = build_job(OmegaConf.create(dict(config)))
+    return _built[parts]
 
 
 def validate_job(config: Mapping[str, Any], folder: Path) -> None:
@@ -149,7 +150,7 @@ def run_job(cfg: DictConfig) -> float:
         def show(stage: str, runs: Sequence[RunRecord]) -> None:
             terminal.update(_steps_done(runs), stage, mean_metrics(runs))
 
-        (runs,) = train_jobs(job, [request], stopping, drawing, show)
+        (runs,) = train_jobs([job], [request], stopping, drawing, show)
         if stopping:
             terminal.say(f"interrupted after {max(run.step for run in runs):,} of {steps:,} meta-steps")
         terminal.finish(closing_table(job, runs), closing_paths(request.folder, runs))
@@ -164,25 +165,19 @@ class Sweep:
     """Groups of jobs, each group one program, trained one after the other and watched as a whole.
 
     Args:
-        groups: of each group Hydra's overrides that set it apart, and the configurations of its jobs.
+        groups: of each group its jobs by their numbers: the overrides that set each apart, and its configuration.
         folder: of the sweep.
     """
 
-    def __init__(self, groups: Sequence[tuple[Sequence[str], Sequence[Mapping[str, Any]]]], folder: Path) -> None:
+    def __init__(self, groups: Sequence[Mapping[int, tuple[Sequence[str], Mapping[str, Any]]]], folder: Path) -> None:
         prepare_jax()
-        self._folder = folder
-        for _, configs in groups:
-            for config in configs:
-                check_devices(config["devices"]["tasks"])
-        self._titles = [group_title(overrides, configs) for overrides, configs in groups]
-        self._jobs = [len(configs) for _, configs in groups]
-        runs = [[len(listed(config["seed"])) for config in configs] for _, configs in groups]
-        self._steps = [
-            sum(config["steps"] * n for config, n in zip(configs, of_group, strict=True))
-            for (_, configs), of_group in zip(groups, runs, strict=True)
-        ]
-        self._runs = sum(map(sum, runs))
-        self._terminal = SweepTerminal(sum(self._steps), sum(self._jobs), len(groups))
+        self._groups, self._folder = groups, folder
+        configs = [[config for _, config in group.values()] for group in groups]
+        for config in chain(*configs):
+            check_devices(config["devices"]["tasks"])
+        self._steps = [sum(config["steps"] * len(listed(config["seed"])) for config in group) for group in configs]
+        self._runs = sum(len(listed(config["seed"])) for config in chain(*configs))
+        self._terminal = SweepTerminal(sum(self._steps), sum(map(len, groups)), len(groups))
         self._paths: dict[str, str] = {}
         self._stack = ExitStack()
 
@@ -198,8 +193,12 @@ class Sweep:
             self._terminal.say(f"  go on with {resume_command(self._folder)}")
         self._stack.__exit__(*error)
 
-    def run_group(self, index: int, requests: Sequence[Request]) -> list[float | Exception]:
+    def run_group(self, index: int, requests: Mapping[int, Request]) -> dict[int, float | Exception]:
         """Trains the jobs of a group, those that could be prepared.
+
+        Args:
+            index: of the group.
+            requests: by the numbers of the jobs.
 
         Returns:
             What each one would return alone, or the error that it would raise.
@@ -207,27 +206,34 @@ class Sweep:
         Raises:
             KeyboardInterrupt: after Ctrl-C, when everything up to there is on disk.
         """
-        before = sum(self._steps[:index])
-        self._terminal.start_group(index, self._titles[index])
+        before, group = sum(self._steps[:index]), self._groups[index]
+        self._terminal.start_group(index, jobs_title([*group.values()]))
 
         def show(stage: str, runs: Sequence[RunRecord]) -> None:
             self._terminal.update(before + _steps_done(runs), stage, mean_metrics(runs))
 
-        outcomes: list[float | Exception] = []
+        outcomes: dict[int, float | Exception] = {}
         try:
             if requests:
-                job = build_once(requests[0].config)
-                runs_of_jobs = train_jobs(job, requests, self._stopping, self._drawing, show)
-                self._note_paths(requests[0], runs_of_jobs[0])
-                outcomes += map(_outcome, runs_of_jobs)
+                asked = [*requests.values()]
+                jobs = [build_once(request.config) for request in asked]
+                runs_of_jobs = train_jobs(jobs, asked, self._stopping, self._drawing, show)
+                self._note_paths(asked[0], runs_of_jobs[0])
+                outcomes = dict(zip(requests, map(_outcome, runs_of_jobs), strict=True))
         except Exception as error:
             log.info("A group of jobs failed", exc_info=True)
-            outcomes = [error] * len(requests)
+            outcomes = dict.fromkeys(requests, error)
         if self._stopping:
             self._terminal.say_interrupted()
             raise KeyboardInterrupt(self._stopping[0])
-        losses = [outcome for outcome in outcomes if isinstance(outcome, float)]
-        self._terminal.finish_group(before + self._steps[index], self._jobs[index], losses)
+        settings: dict[tuple[str, ...], list[int]] = {}  # what differs only in the seed is one line
+        for number, (overrides, _) in group.items():
+            settings.setdefault(tuple(o for o in overrides if not o.startswith("seed=")), []).append(number)
+        results = []
+        for numbers in settings.values():
+            losses = [loss for n in numbers if isinstance(loss := outcomes.get(n), float)]
+            results.append((jobs_title([group[n] for n in numbers]), len(numbers), losses))
+        self._terminal.finish_group(before + self._steps[index], results)
         return outcomes
 
     def _note_paths(self, request: Request, runs: Sequence[RunRecord]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from twmaml.configuration import Job, listed
 from twmaml.request import Request
-from twmaml.session import Run, RunRecord
+from twmaml.run import Run, RunRecord
 from twmaml.statistics import TAILS, reported_steps
 
 _FILES = {"figures": "figures/", "metrics": "metrics.csv", "evaluation": "evaluation/", "summary": "summary.json"}
@@ -87,16 +87,26 @@ def upload_command(folders: str) -> str:
     return f"wandb sync {folders}/wandb/offline-run-*"
 
 
-def group_title(overrides: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> str:
-    """What sets a group of jobs apart from the others, and its seeds."""
-    seeds = [seed for config in configs for seed in listed(config["seed"])]
-    own = [override for override in overrides if not override.startswith("seed=")]
-    return " ".join([*own, f"seed={_shorten_seeds(seeds)}"])
+def jobs_title(jobs: Sequence[tuple[Sequence[str], Mapping[str, Any]]]) -> str:
+    """What sets some jobs of a sweep apart from the others, and their seeds.
+
+    Args:
+        jobs: of each the overrides that set it apart, and its configuration.
+    """
+    values: dict[str, dict[str, None]] = {}  # by key, each once, in their order
+    for overrides, _ in jobs:
+        for override in overrides:
+            key, _, value = override.partition("=")
+            values.setdefault(key, {})[value] = None
+    values.pop("seed", None)
+    seeds = list(dict.fromkeys(seed for _, config in jobs for seed in listed(config["seed"])))
+    consecutive = seeds == list(range(seeds[0], seeds[0] + len(seeds)))
+    own = [f"{key}={_shorten(list(of_key))}" for key, of_key in values.items()]
+    return " ".join([*own, f"seed={_shorten(seeds) if consecutive else ','.join(map(str, seeds))}"])
 
 
-def _shorten_seeds(seeds: Sequence[int]) -> str:
-    consecutive = len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[0] + len(seeds)))
-    return f"{seeds[0]},...,{seeds[-1]}" if consecutive else ",".join(map(str, seeds))
+def _shorten(values: Sequence[Any]) -> str:
+    return f"{values[0]},...,{values[-1]}" if len(values) > 2 else ",".join(map(str, values))
 
 
 def shorten(folder: Path) -> Path:

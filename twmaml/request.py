@@ -13,6 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from twmaml.configuration import Settings, read_settings
 from twmaml.standing import FolderLock
 
+SAMPLER_KEYS = ("epsilon", "uniform_fraction")
+"""Keys that are there for samplers to refer to."""
+
 GROUPS = ("sampler", "task", "model", "adaptation")
 
 
@@ -61,5 +64,14 @@ def read_request(cfg: DictConfig) -> Request:
 
 
 def program_of(config: Mapping[str, Any]) -> str:
-    """Equal for jobs that one program can train: those which differ only in the seed, and in what W&B is told."""
-    return json.dumps({k: v for k, v in config.items() if k not in ("seed", "wandb")}, sort_keys=True, default=str)
+    """Equal for jobs that one program can train: those which differ only in what is a run's own."""
+    return _without(config, ("seed", "wandb", "sampler", *SAMPLER_KEYS))
+
+
+def job_of(config: Mapping[str, Any]) -> str:
+    """Equal for jobs that are built alike."""
+    return _without(config, ("seed", "wandb"))
+
+
+def _without(config: Mapping[str, Any], keys: Sequence[str]) -> str:
+    return json.dumps({k: v for k, v in config.items() if k not in keys}, sort_keys=True, default=str)

@@ -2,7 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass as plain_dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
@@ -148,6 +149,40 @@ class Proportional(Sampler):
         cells, total = priority.size, jnp.sum(priority)
         share = jnp.where(total > 0, priority / total, 1 / cells)
         return (1 - self.uniform_fraction) * share + self.uniform_fraction / cells
+
+
+@plain_dataclass(frozen=True)
+class OneOf(Sampler):
+    """One of several samplers, chosen by a number that may be traced: so runs of different samplers share a program.
+
+    Args:
+        samplers: to choose from.
+        index: of the one that draws.
+    """
+
+    samplers: Sequence[Sampler]
+    index: Int[Array, ""]
+
+    def probabilities(self, queue: PriorityQueue, step: Step) -> Float[Array, " cells"]:
+        """Those of the chosen one."""
+        return jax.lax.switch(self.index, [each.probabilities for each in self.samplers], queue, step)
+
+    def metrics(self, step: Step) -> Mapping[str, Array]:
+        """What any of them wants logged; NaN where the chosen one does not."""
+        names = {name for each in self.samplers for name in each.metrics(step)}
+
+        def metrics_of(sampler: Sampler) -> Callable[[Step], dict[str, Array]]:
+            return lambda step: {**{name: jnp.float32(jnp.nan) for name in names}, **sampler.metrics(step)}
+
+        return jax.lax.switch(self.index, [metrics_of(each) for each in self.samplers], step)
+
+    def draw(self, key: Key[Array, ""], grid: ParameterGrid, queue: PriorityQueue, step: Step, n: int) -> Draw:
+        """The draw of the chosen one."""
+
+        def draws_of(sampler: Sampler) -> Callable[..., Draw]:
+            return lambda key, queue, step: sampler.draw(key, grid, queue, step, n)
+
+        return jax.lax.switch(self.index, [draws_of(each) for each in self.samplers], key, queue, step)
 
 
 def _fill_unknown(signal: Float[Array, " cells"], initial: float | None) -> Float[Array, " cells"]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from twmaml.checkpoint import Checkpoint, CheckpointError, newest_notes, remove_after
 from twmaml.errors import ConfigurationError
-from twmaml.session import Plan
+from twmaml.run import Plan
 
 log = logging.getLogger(__name__)
 

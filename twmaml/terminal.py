@@ -86,7 +86,7 @@ class Terminal:
 
 
 class SweepTerminal(Terminal):
-    """The output of a sweep: one bar for all of it, and a line a group.
+    """The output of a sweep: one bar for all of it, and a line for the jobs that differ only in their seed.
 
     Args:
         steps: meta-steps of all runs together.
@@ -103,31 +103,33 @@ class SweepTerminal(Terminal):
     def start_group(self, index: int, title: str) -> None:
         """Names the group that the next updates are about."""
         self._label = f"{self._jobs_done}/{self._jobs} jobs, group {index + 1}/{self._groups} ({title})"
-        self._title, self._group_began, self._began = title, time.perf_counter(), None
+        self._group, self._group_began, self._began = index + 1, time.perf_counter(), None
         self._progress.update(self._task, description=f"{self._label}: compiling", losses="", rate=None)
 
     def update(self, steps: int, stage: str, metrics: Mapping[str, float]) -> None:
         """Shows the steps done in the whole sweep, and of the group what is being done and its mean losses."""
         super().update(steps, f"{self._label}: {stage}", metrics)
 
-    def finish_group(self, steps: int, jobs: int, losses: Sequence[float]) -> None:
-        """One line on what a group came to.
+    def finish_group(self, steps: int, results: Sequence[tuple[str, int, Sequence[float]]]) -> None:
+        """What a group came to, a line for each of its settings.
 
         Args:
             steps: done in the whole sweep by now.
-            jobs: in the group.
-            losses: the final evaluation loss of the jobs that did not fail.
+            results: of each setting what it is called, how many jobs had it, and the final evaluation loss of those
+                that did not fail.
         """
-        self._jobs_done += jobs
         self._progress.update(self._task, completed=steps)
-        parts = [f"{self._jobs_done:>4}/{self._jobs} jobs  {self._title}:"]
-        if losses:
-            parts.append(f"eval/loss {statistics.fmean(losses):.4f}")
-        if len(losses) > 1:
-            parts.append(f"(sd {statistics.stdev(losses):.4f} over {len(losses)} jobs)")
-        if len(losses) < jobs:
-            parts.append(f"{jobs - len(losses)} failed")
-        self.say(" ".join([*parts, f"in {time.perf_counter() - self._group_began:.0f} s"]))
+        for title, jobs, losses in results:
+            self._jobs_done += jobs
+            parts = [f"{self._jobs_done:>4}/{self._jobs} jobs  {title}:"]
+            if losses:
+                parts.append(f"eval/loss {statistics.fmean(losses):.4f}")
+            if len(losses) > 1:
+                parts.append(f"(sd {statistics.stdev(losses):.4f} over {len(losses)} jobs)")
+            if len(losses) < jobs:
+                parts.append(f"{jobs - len(losses)} failed")
+            self.say(" ".join(parts))
+        self.say(f"  group {self._group} of {self._groups} took {time.perf_counter() - self._group_began:.0f} s")
 
     def say_interrupted(self) -> None:
         """The last line after Ctrl-C."""

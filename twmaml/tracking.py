@@ -53,10 +53,10 @@ class MetricsFile:
     """
 
     def __init__(self, path: Path, columns: Iterable[str], mark: Mark | None = None) -> None:
-        self._columns = ["step", *columns]
+        self.columns = ["step", *columns]
         self._path = path
         self._file = path.open("xb" if mark is None else "r+b", buffering=0)
-        header = _csv_line(self._columns)
+        header = _csv_line(self.columns)
         if mark is None:
             self._append(Mark(0, header))
         else:
@@ -68,16 +68,16 @@ class MetricsFile:
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends one row; it is on disk when this returns."""
-        unknown = set(metrics) - set(self._columns)
+        unknown = set(metrics) - set(self.columns)
         if unknown:
             raise KeyError(f"metrics without a column: {sorted(unknown)}")
-        row = [format_number(metrics.get(name, math.nan)) for name in self._columns[1:]]
+        row = [format_number(metrics.get(name, math.nan)) for name in self.columns[1:]]
         self._append(Mark(self._file.seek(0, os.SEEK_END), _csv_line([step, *row])))
 
     def amend(self, metrics: Mapping[str, float]) -> None:
         """Adds metrics to the last row."""
         step, *values = next(csv.reader([self.mark.row]))
-        known = {name: float(value or "nan") for name, value in zip(self._columns[1:], values, strict=True)}
+        known = {name: float(value or "nan") for name, value in zip(self.columns[1:], values, strict=True)}
         self._file.truncate(self.mark.size)
         self.write(int(step), {**known, **metrics})
 

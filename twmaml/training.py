@@ -1,4 +1,4 @@
-"""Trains jobs that differ only in their seed: which runs share a program, and where each of them starts."""
+"""Trains jobs that one program can train: which runs share a program, and where each of them starts."""
 
 import logging
 import math
@@ -14,8 +14,10 @@ import psutil
 from twmaml.checkpoint import Checkpoint, newest
 from twmaml.configuration import Job
 from twmaml.errors import ConfigurationError
+from twmaml.programs import DoesNotFitError, Programs
 from twmaml.request import GROUPS, Request
-from twmaml.session import DoesNotFitError, Plan, Run, RunRecord, Session
+from twmaml.run import Plan, Run, RunRecord
+from twmaml.session import Session, metric_names
 from twmaml.standing import cut_back, finished
 from twmaml.tracking import MetricsFile, WandbRun
 
@@ -28,6 +30,7 @@ MEMORY_SHARE = 0.8
 class _Start(NamedTuple):
     """A run before it goes on, or begins."""
 
+    job: Job
     request: Request
     seed: int
     folder: Path
@@ -39,17 +42,17 @@ class _Start(NamedTuple):
 
 
 def train_jobs(
-    job: Job,
+    jobs: Sequence[Job],
     requests: Sequence[Request],
     stopping: Sequence[Any],
     drawing: Executor,
     show: Callable[[str, Sequence[RunRecord]], None],
 ) -> list[list[RunRecord]]:
-    """Trains jobs that differ only in their seed as one program, or as several if one would not fit into memory.
+    """Trains jobs that one program can train (`program_of`), or several if one would not fit into memory.
 
     Args:
-        job: what they have in common.
-        requests: what is each one's own.
+        jobs: of which only the samplers differ.
+        requests: what Hydra asks for with each.
         stopping: once it is not empty, training ends with the chunk.
         drawing: draws the figures.
         show: told after each chunk what is being done and how the runs stand.
@@ -58,7 +61,7 @@ def train_jobs(
         The runs of each job.
     """
     with _holding(requests):
-        settings = requests[0].settings  # which are the others' too, but for the seeds
+        settings = requests[0].settings  # which are the others' too, as far as a program depends on them
         check_devices(settings.devices.tasks)
         plan = Plan(
             settings.steps,
@@ -69,21 +72,21 @@ def train_jobs(
             settings.checkpoint.keep,
         )
         runs: dict[Path, RunRecord] = {}
-        asked = [(r, seed, folder) for r in requests for seed, folder in zip(r.settings.seeds, r.folders, strict=True)]
-        unfinished = []
-        for request, seed, folder in asked:
-            latest = finished(request.config, folder)
-            if latest is None:
-                unfinished.append((request, seed, folder))
-            else:
-                runs[folder] = RunRecord(folder=folder, step=settings.steps, latest=latest, status="finished")
+        unfinished: list[tuple[Job, Request, int, Path]] = []
+        for job, request in zip(jobs, requests, strict=True):
+            for seed, folder in zip(request.settings.seeds, request.folders, strict=True):
+                latest = finished(request.config, folder)
+                if latest is None:
+                    unfinished.append((job, request, seed, folder))
+                else:
+                    runs[folder] = RunRecord(folder=folder, step=settings.steps, latest=latest, status="finished")
         checkpoints = newest([folder for *_, folder in unfinished], plan.stops_at) if unfinished else []
-        starts = [_Start(r, s, f, checkpoint) for (r, s, f), checkpoint in zip(unfinished, checkpoints, strict=True)]
+        starts = [_Start(*each, checkpoint) for each, checkpoint in zip(unfinished, checkpoints, strict=True)]
         for step in dict.fromkeys(start.step for start in starts):
             together = [start for start in starts if start.step == step]
             if step is not None:
                 log.info("%d runs go on from meta-step %d", len(together), step)
-            _train_together(job, together, plan, runs, stopping, drawing, show)
+            _train_together(together, plan, runs, stopping, drawing, show)
             if stopping:
                 break
         return [[runs[folder] for folder in request.folders if folder in runs] for request in requests]
@@ -101,7 +104,6 @@ def _holding(requests: Sequence[Request]) -> Iterator[None]:
 
 
 def _train_together(
-    job: Job,
     starts: Sequence[_Start],
     plan: Plan,
     runs: dict[Path, RunRecord],
@@ -110,69 +112,72 @@ def _train_together(
     show: Callable[[str, Sequence[RunRecord]], None],
 ) -> None:
     """Trains runs that start at the same step as one program, and adds them to `runs`."""
-    memory = starts[0].request.settings.devices.memory_gib
+    evaluation, memory = starts[0].job.evaluation, starts[0].request.settings.devices.memory_gib
     with ThreadPoolExecutor() as background:
-        seeds = [start.seed for start in starts]
-        whole = Session(job.learner, job.evaluation, seeds, background, drawing)
+        whole = _programs(starts, background)
         wandb_runs: list[WandbRun] = []
         try:
-            # While the session compiles. The first one loads W&B and finds out whether its server can be reached.
+            # While the programs compile. The first one loads W&B and finds out whether its server can be reached.
             wandb_runs.append(_open_wandb(starts[0]))
             wandb_runs += background.map(_open_wandb, starts[1:])
-            for part, session in _compiled(whole, job, seeds, memory, background, drawing):
+            for part, programs in _compiled(whole, starts, memory, background):
                 opened = [
-                    _open(start, wandb_run, plan, session)
+                    _open(start, plan, metric_names(programs, evaluation, start.job.learner.sampler), wandb_run)
                     for start, wandb_run in zip(starts[part], wandb_runs[part], strict=True)
                 ]
-                session.start(opened, [start.checkpoint for start in starts[part]])
+                session = Session(programs, evaluation, opened, plan, background, drawing)
+                session.start([start.checkpoint for start in starts[part]])
                 runs.update({run.folder: run for run in opened})
-                session.train(plan, opened, stopping, lambda stage: show(stage, [*runs.values()]))
+                session.train(stopping, lambda stage: show(stage, [*runs.values()]))
         except BaseException:
             for wandb_run in wandb_runs:
                 wandb_run.finish({}, exit_code=1)
             raise
 
 
-def _open(start: _Start, wandb_run: WandbRun, plan: Plan, session: Session) -> Run:
+def _programs(starts: Sequence[_Start], background: Executor) -> Programs:
+    """What these runs are trained with, whose jobs differ only in the sampler."""
+    job = starts[0].job
+    samplers = [start.job.learner.sampler for start in starts]
+    return Programs(job.learner, job.evaluation, [start.seed for start in starts], samplers, background)
+
+
+def _open(start: _Start, plan: Plan, columns: Sequence[str], wandb_run: WandbRun) -> Run:
     """The run of a seed, with its files as they stood where it starts."""
-    request, seed, folder, checkpoint = start
+    job, request, seed, folder, checkpoint = start
     metrics = folder / "metrics.csv"
     if checkpoint is None:
         metrics.unlink(missing_ok=True)
-    file = MetricsFile(metrics, session.metric_names, None if checkpoint is None else checkpoint.notes.mark)
+    file = MetricsFile(metrics, columns, None if checkpoint is None else checkpoint.notes.mark)
     cut_back(folder, plan, checkpoint)
     return Run(
         folder=folder,
         seed=seed,
         title=f"{request.title}, seed {seed}",
         config=request.config,
+        sampler=job.learner.sampler,
         metrics=file,
         wandb=wandb_run,
     )
 
 
 def _compiled(
-    whole: Session,
-    job: Job,
-    seeds: Sequence[int],
-    memory: float | None,
-    background: Executor,
-    drawing: Executor,
-) -> Iterator[tuple[slice, Session]]:
-    """The session of all seeds; where the memory does not hold them, one of half of them and one of the others."""
-    parts: list[tuple[int, int, Session | None]] = [(0, len(seeds), whole)]
+    whole: Programs, starts: Sequence[_Start], memory: float | None, background: Executor
+) -> Iterator[tuple[slice, Programs]]:
+    """The programs of all runs; where the memory does not hold them, those of half of them and of the others."""
+    parts: list[tuple[int, int, Programs | None]] = [(0, len(starts), whole)]
     while parts:
-        start, end, session = parts.pop(0)
-        if session is None:
-            session = Session(job.learner, job.evaluation, seeds[start:end], background, drawing)
+        start, end, programs = parts.pop(0)
+        if programs is None:
+            programs = _programs(starts[start:end], background)
         try:
-            session.wait_until_compiled(memory * 2**30 if memory is not None else MEMORY_SHARE * _free_memory())
+            programs.wait_until_compiled(memory * 2**30 if memory is not None else MEMORY_SHARE * _free_memory())
         except DoesNotFitError as error:
             middle = (start + end) // 2
             log.info("%s; goes on with %d of them", error, middle - start)
             parts[:0] = [(start, middle, None), (middle, end, None)]
         else:
-            yield slice(start, end), session
+            yield slice(start, end), programs
 
 
 def _free_memory() -> float:
@@ -192,7 +197,7 @@ def check_devices(asked: int) -> None:
 
 def _open_wandb(start: _Start) -> WandbRun:
     """Starts the W&B run of a seed, or goes on with it."""
-    request, seed, folder, checkpoint = start
+    _, request, seed, folder, checkpoint = start
     settings = dict(request.config)
     # A flat name is what W&B can group runs by; what the name stands for goes beside it.
     parts = {f"{name}_config": settings.pop(name) for name in GROUPS}

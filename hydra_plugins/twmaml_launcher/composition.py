@@ -4,6 +4,8 @@ import copy
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import get_overrides_dirname
@@ -11,6 +13,29 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+
+@dataclass
+class SweepJob:
+    """A job of a sweep before it runs."""
+
+    number: int
+    overrides: Sequence[str]
+    config: DictConfig
+    """Hydra's own part included."""
+    resolved: dict[str, Any]
+    """The task's part, without interpolations."""
+
+    @property
+    def folder(self) -> Path:
+        """Where it writes to."""
+        return Path(self.config.hydra.runtime.output_dir)
+
+    @property
+    def runs(self) -> int:
+        """How many seeds it trains."""
+        seed = self.resolved.get("seed")
+        return len(seed) if isinstance(seed, list) else 1
 
 
 class Composer:
@@ -27,8 +52,8 @@ class Composer:
         self._parser = OverridesParser.create(config_loader=self._loader)
         self._first: dict[tuple[str, ...], DictConfig] = {}
 
-    def compose(self, number: int, overrides: Sequence[str]) -> DictConfig:
-        """The configuration of a job, Hydra's own part included.
+    def compose(self, number: int, overrides: Sequence[str]) -> SweepJob:
+        """A job with its configuration.
 
         Args:
             number: of the job in the sweep.
@@ -47,7 +72,7 @@ class Composer:
             folder = os.path.join(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir))
         with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
             config.hydra.runtime.output_dir = os.path.abspath(folder)
-        return config
+        return SweepJob(number, overrides, config, _resolve(config))
 
     def _with_seed(self, first: DictConfig, overrides: Sequence[str]) -> DictConfig:
         """As `load_sweep_config`, from a job that differs only in its seed."""
@@ -69,14 +94,14 @@ class Composer:
 def as_current(config: DictConfig) -> Iterator[None]:
     """Makes `${hydra:...}` refer to this job for a while."""
     previous = HydraConfig.instance().cfg
-    HydraConfig.instance().set_config(config)
+    HydraConfig.instance().cfg = config  # type: ignore[assignment]  `set_config` would copy it, which takes a while
     try:
         yield
     finally:
         HydraConfig.instance().cfg = previous
 
 
-def resolve(config: DictConfig) -> dict[str, Any]:
+def _resolve(config: DictConfig) -> dict[str, Any]:
     """The task's part of a job's configuration, without interpolations."""
     with as_current(config):
         return {

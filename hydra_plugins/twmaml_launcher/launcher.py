@@ -1,4 +1,4 @@
-"""A launcher that trains jobs which differ only in their seed as one program. Groups run one after the other."""
+"""A launcher that trains jobs which one program can train as one group. Groups run one after the other."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.twmaml_launcher.composition import Composer, own_overrides, resolve
+from hydra_plugins.twmaml_launcher.composition import Composer, SweepJob, own_overrides
 from hydra_plugins.twmaml_launcher.logs import log_to_folders
 
 
@@ -28,29 +28,6 @@ ConfigStore.instance().store(
 )
 
 
-@dataclass
-class SweepJob:
-    """A job of a sweep before it runs."""
-
-    number: int
-    overrides: Sequence[str]
-    config: DictConfig
-    """Hydra's own part included."""
-    resolved: dict[str, Any]
-    """The task's part, without interpolations."""
-
-    @property
-    def folder(self) -> Path:
-        """Where it writes to."""
-        return Path(self.config.hydra.runtime.output_dir)
-
-    @property
-    def runs(self) -> int:
-        """How many seeds it trains."""
-        seed = self.resolved.get("seed")
-        return len(seed) if isinstance(seed, list) else 1
-
-
 class VectorisedLauncher(Launcher):
     """Runs jobs in groups, as far as the task function knows how (`twmaml.jobs.hydra_job` does).
 
@@ -62,7 +39,7 @@ class VectorisedLauncher(Launcher):
         if not 1 <= group_size <= 300:
             raise ValueError(f"hydra.launcher.group_size={group_size}: must be from 1 to 300")
         self.group_size = group_size
-        self.composed: dict[int, DictConfig] = {}
+        self.composed: dict[int, SweepJob] = {}
         """What the sweeper has composed already, by the number of the job."""
         self.config: DictConfig | None = None
         self.task_function: Any = None
@@ -86,10 +63,10 @@ class VectorisedLauncher(Launcher):
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         assert self.hydra_context is not None
         composer = Composer(self.hydra_context, self.config)
-        jobs = []
-        for number, overrides in enumerate(job_overrides, initial_job_idx):
-            config = self.composed.pop(number, None) or composer.compose(number, overrides)
-            jobs.append(SweepJob(number, overrides, config, resolve(config)))
+        jobs = [
+            self.composed.pop(number, None) or composer.compose(number, overrides)
+            for number, overrides in enumerate(job_overrides, initial_job_idx)
+        ]
         returns: dict[int, JobReturn] = {}
         if not hasattr(self.task_function, "sweep"):
             for job in jobs:
@@ -104,7 +81,8 @@ class VectorisedLauncher(Launcher):
             left = [job for job in jobs if job.number not in returns]
             groups = group_jobs(left, self.task_function.program_of, self.group_size)
             described = [
-                (own_overrides(group[0].overrides, job_overrides), [job.resolved for job in group]) for group in groups
+                {job.number: (own_overrides(job.overrides, job_overrides), job.resolved) for job in group}
+                for group in groups
             ]
             with self.task_function.sweep(described, Path(str(self.config.hydra.sweep.dir))) as sweep:
                 for index, group in enumerate(groups):
@@ -123,7 +101,7 @@ class VectorisedLauncher(Launcher):
 
         def enter(jobs: Sequence[SweepJob]) -> None:
             if not jobs:
-                outcomes.update(zip(requests, sweep.run_group(index, list(requests.values())), strict=True))
+                outcomes.update(sweep.run_group(index, requests))
                 return
             job, *others = jobs
 

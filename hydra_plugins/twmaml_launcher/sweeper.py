@@ -12,7 +12,7 @@ from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from omegaconf import OmegaConf
 
-from hydra_plugins.twmaml_launcher.composition import Composer, own_overrides, resolve
+from hydra_plugins.twmaml_launcher.composition import Composer, own_overrides
 from hydra_plugins.twmaml_launcher.launcher import VectorisedLauncher
 
 
@@ -75,11 +75,11 @@ class ValidatedSweeper(BasicSweeper):
     def _validate(self, composer: Composer, number: int, overrides: Sequence[str], own: Sequence[str]) -> None:
         validate = getattr(self._task_function, "validate", None)
         try:
-            config = composer.compose(number, overrides)
+            job = composer.compose(number, overrides)
             if isinstance(self.launcher, VectorisedLauncher):
-                self.launcher.composed[number] = config
+                self.launcher.composed[number] = job
             if validate is not None:
-                validate(resolve(config), Path(config.hydra.runtime.output_dir))
+                validate(job.resolved, job.folder)
         except Exception as error:
             if validate is None:
                 raise
