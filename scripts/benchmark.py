@@ -199,7 +199,8 @@ def time_run_with_checkpoints(repeats: int, overrides: Sequence[str]) -> None:
                 seconds[kind].append(summary["wall_seconds"])
     for kind, values in seconds.items():
         print(f"{kind:<28} {np.median(values):8.1f} [{min(values):.1f}, {max(values):.1f}] s")
-    ratios = np.array(seconds["with checkpoints"]) / np.array(seconds["without"])
+    every, last = seconds.values()
+    ratios = np.array(every) / np.array(last)
     print(f"{'ratio':<28} {np.median(ratios):8.3f} [{min(ratios):.3f}, {max(ratios):.3f}]")
 
 
