@@ -21,6 +21,8 @@ from twmaml.samplers import EpsilonGreedy, Proportional, Uniform
 from twmaml.tasks.sinusoid import Sinusoid
 
 jax.config.update("jax_num_cpu_devices", 2)  # so that tests of several runs are also tests of several devices
+# Programs that run for milliseconds need not be fast. (Those of the command line are compiled as users have them.)
+jax.config.update("jax_disable_most_optimizations", True)
 
 settings.register_profile("twmaml", deadline=None, max_examples=25)  # a first example compiles
 settings.load_profile("twmaml")
@@ -35,6 +37,13 @@ SAMPLERS = {
     "interpolated": Proportional("losses", False, interpolate=True),
     "interpolated_importance": Proportional("losses", True, interpolate=True),
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory):
+    """What one test has compiled, the others of this process find in a cache."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 @pytest.fixture(params=list(SAMPLERS))
@@ -92,7 +101,9 @@ SMALL = [
 def environment(tmp_path_factory):
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "HYDRA_", "JAX_"))}
     home = tmp_path_factory.mktemp("home")  # no login, no cache of another run
-    return {**kept, "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"), "NETRC": str(home / "netrc")}
+    base = tmp_path_factory.getbasetemp()  # under xdist a folder of this worker, beside those of the others
+    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    return {**kept, "HOME": str(home), "XDG_CACHE_HOME": str(cache), "NETRC": str(home / "netrc")}
 
 
 @pytest.fixture

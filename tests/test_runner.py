@@ -21,10 +21,11 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_other_ones(make_lear
     starts = [learner.init(seed) for seed in (0, 1)]
     for first, second in zip(*(jax.tree.leaves(start.meta_params) for start in starts), strict=True):
         assert first.ndim == 1 or not np.array_equal(first, second)  # biases start at zero
-    draws = [jax.jit(learner.meta_step)(start)[1] for start in starts]
+    step = jax.jit(learner.meta_step)
+    draws = [step(start)[1] for start in starts]
     assert not np.array_equal(draws[0].tasks, draws[1].tasks)
     shared = starts[1]._replace(meta_params=starts[0].meta_params, opt_state=starts[0].opt_state)
-    outcomes = [jax.jit(learner.meta_step)(state)[2].loss for state in (starts[0], shared)]
+    outcomes = [step(state)[2].loss for state in (starts[0], shared)]
     assert not np.array_equal(*outcomes)  # the same network, other data
 
 
@@ -44,8 +45,9 @@ def test_a_batch_of_runs_equals_single_runs(make_learner):
     assert len(sharding.device_set) == 2
     many = over_runs(learner.train_chunk, sharding)
     states, chunk = many(jax.vmap(learner.init)(jnp.arange(4, dtype=jnp.uint32)), jnp.int32(40))
+    train = jax.jit(learner.train_chunk)
     for i, seed in enumerate((0, 1, 2)):
-        alone, alone_chunk = jax.jit(learner.train_chunk)(learner.init(seed), jnp.int32(40))
+        alone, alone_chunk = train(learner.init(seed), jnp.int32(40))
         for one, other in zip(jax.tree.leaves(alone.meta_params), jax.tree.leaves(states.meta_params), strict=True):
             np.testing.assert_allclose(one, np.asarray(other)[i], rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(

@@ -101,7 +101,7 @@ def _keep_compiled_programs() -> None:
         flags = re.search(r"^(flags|Features)\s*:.*$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
         processor = hashlib.sha256((flags.group() if flags else platform.processor()).encode()).hexdigest()[:12]
         jax.config.update("jax_compilation_cache_dir", str(home / "twmaml" / "jax" / processor))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # the small ones add up
 
 
 def _use_every_core() -> None:
