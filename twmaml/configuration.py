@@ -113,7 +113,7 @@ def listed(seed: int | Sequence[int]) -> Sequence[int]:
 
 @plain_dataclass(frozen=True)
 class Job:
-    """What jobs that differ only in their seed have in common, built."""
+    """What a configuration describes but for the seed, built."""
 
     learner: MetaLearner
     evaluation: Evaluation
