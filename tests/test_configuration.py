@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 from typing import Any
 
@@ -6,11 +7,14 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from twmaml import training
 from twmaml.command_line import check_arguments
 from twmaml.conf_files import configuration_folder, help_text, register_resolvers
 from twmaml.configuration import build_job
-from twmaml.errors import ConfigurationError, explain
+from twmaml.errors import ConfigurationError, explain, explain_hydra
+from twmaml.grid import ParameterGrid
 from twmaml.samplers import EpsilonGreedy, Proportional
+from twmaml.training import check_memory
 
 CONF = Path(configuration_folder())
 GROUPS = ("task", "sampler", "model", "adaptation", "experiment")
@@ -100,10 +104,20 @@ def test_the_predecessor_has_no_floor_and_its_own_epsilon():
         (["task.amplitude.high=1e39"], "task.amplitude.high=1e+39: must be less than or equal to 3.4e+38"),
         (["seed=[1,1]"], "seed=[1, 1]: a seed may be listed only once"),
         (["evaluation.every=0"], "evaluation.every=0: must be greater than 0"),
+        (["sampler.burn_in=" + "9" * 5000], "cannot be read: Exceeds the limit"),
+        (["model.widths=[" + ",".join(["1"] * 101) + "]"], "should have at most 100 items"),
+        (
+            ["evaluation.draws=1000000"],
+            "evaluation.cells=[25, 18] evaluation.draws=1000000: make 450000000 evaluation tasks. At most 1000000",
+        ),
         (["evaluation.cells=[3]"], "evaluation.cells=[3]: needs one number for each of the axes amplitude, phase"),
         (
             ["task.amplitude.low=6.0"],
             "task.amplitude.low must be less than high, in single precision. Got low=6.0, high=5.0",
+        ),
+        (
+            ["task.amplitude.low=-3.4e38", "task.amplitude.high=3.4e38"],
+            "task.amplitude: high - low must be finite in single precision. Got low=-3.4e+38, high=3.4e+38",
         ),
         (["task.amplitude.cells=0"], "task.amplitude.cells=0: must be greater than 0"),
         (["task.amplitude=abc"], "task.amplitude=abc: must be"),
@@ -135,6 +149,36 @@ def test_the_predecessor_has_no_floor_and_its_own_epsilon():
 )
 def test_a_mistake_ends_in_one_line_that_names_the_key(overrides, line):
     assert line in mistake(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "keys", "what"),
+    [
+        (["meta_batch=1000000"], "meta_batch=1000000 shots=10 ", "training"),
+        (["task.amplitude.cells=40000", "task.phase.cells=40000"], " task.*.cells=[40000, 40000] ", "training"),
+        (["model.widths=[30000,30000]"], " model (of 9e+08 weights)", "training"),
+        (["shots=1000000", "model.widths=[1000]", "meta_batch=1"], "shots=1000000 ", "evaluating"),
+        (["evaluation.steps=100000", "evaluation.cells=[1000,1000]"], "evaluation.steps=100000 ", "evaluating"),
+    ],
+)
+def test_what_cannot_fit_into_the_memory_is_refused_by_the_keys_that_it_depends_on(overrides, keys, what, monkeypatch):
+    check_memory([build()])
+    monkeypatch.setattr(training, "free_memory", lambda: 8 * 2**30)
+    with pytest.raises(ConfigurationError) as refused:
+        check_memory([build(*overrides)])
+    assert keys in str(refused.value)
+    assert re.search(rf": {what} takes at least [\d.e+]+ GiB of memory, of which 8 GiB are free", str(refused.value))
+
+
+def test_hydras_own_errors_are_about_its_keys_and_no_others():
+    error = AssertionError()
+    assert explain_hydra(error, ["steps=3", "hydra.verbose=0"]) == (
+        "hydra.verbose=0: Hydra cannot work with it: AssertionError"
+    )
+    assert explain_hydra(error, ["steps=3"]) is None
+    with pytest.raises(ValueError, match="at least one") as bug:
+        ParameterGrid({})
+    assert explain_hydra(bug.value, ["hydra.verbose=0"]) is None
 
 
 def test_what_is_not_the_users_mistake_is_not_explained():

@@ -16,8 +16,8 @@ import pytest
 
 import twmaml
 from tests.conftest import SMALL, succeed
-from tests.test_resume import assert_equal_runs, wait_for_rows
-from twmaml.checkpoint import newest
+from tests.test_resume import assert_equal_runs, go_back, wait_for_rows
+from twmaml.checkpoint import newest, steps_in
 from twmaml.errors import ConfigurationError, ExpectedError
 from twmaml.standing import FolderLock
 from twmaml.tracking import Mark, MetricsFile, read_metrics
@@ -165,6 +165,49 @@ def test_a_wandb_that_dies_costs_only_its_own_data(tmp_path, environment):
     assert process.returncode == 0
     assert errors.count("W&B failed (Timed out finishing run.); the run goes on without it") == 1
     assert all(list((tmp_path / name).glob("wandb/run-*/run-*.wandb")) for name in "ab")  # for `wandb sync`
+
+
+JUMPING_CLOCK = """
+import atexit, datetime, itertools, time
+now, jumps, readings = time.time, itertools.cycle([0.0, 7200.0, -86400.0, 3e8, -3600.0]), []
+def read():
+    readings.append(now() + next(jumps))
+    return readings[-1]
+time.time = read
+time.time_ns = lambda: int(time.time() * 1e9)
+class Jumping(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return cls.fromtimestamp(time.time(), tz)
+datetime.datetime = Jumping
+atexit.register(lambda: open(__file__ + ".readings", "a").write(f"{len(readings)}\\n"))
+"""
+
+
+def test_a_clock_that_jumps_changes_nothing(train, tmp_path, environment, monkeypatch):
+    succeed(train("hydra.run.dir=whole", "checkpoint.every=20"))
+    (tmp_path / "clock").mkdir()
+    (tmp_path / "clock" / "sitecustomize.py").write_text(JUMPING_CLOCK)  # which Python imports when it starts
+    monkeypatch.setitem(environment, "PYTHONPATH", str(tmp_path / "clock"))
+    succeed(train("hydra.run.dir=part", "checkpoint.every=20"))
+    for again in (False, True):
+        assert_equal_runs(tmp_path / "whole", tmp_path / "part")
+        assert steps_in(tmp_path / "part") == [60, 40, 20]
+        summary = json.loads((tmp_path / "part/summary.json").read_text())
+        assert summary["status"] == "finished"
+        assert 0 < summary["wall_seconds"] < 240
+        assert summary["meta_steps_per_second"] > 0
+        if not again:
+            go_back(tmp_path / "part", 40)
+            for step, date in ((20, 4e9), (40, 0.0)):  # the older checkpoint is from the future
+                for path in (tmp_path / f"part/checkpoints/{step}").rglob("*"):
+                    os.utime(path, (date, date))
+                os.utime(tmp_path / f"part/checkpoints/{step}", (date, date))
+            succeed(train("resume=part", small=False))
+    assert "go on from meta-step 40" in (tmp_path / "part/train.log").read_text()
+    readings = (tmp_path / "clock/sitecustomize.py.readings").read_text().split()
+    assert len(readings) >= 2
+    assert max(map(int, readings)) > 10  # it did jump
 
 
 def test_nothing_depends_on_what_the_clock_says():

@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "twmaml"
 LEVELS = {
     "types": 0,
     "grid": 0.5,
+    "memory": 0,
     "priority_queue": 1,
     "models": 1,
     "tasks.base": 1,

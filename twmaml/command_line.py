@@ -6,9 +6,10 @@ from typing import Any, NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 
 from twmaml.conf_files import configuration_folder
-from twmaml.errors import ConfigurationError
+from twmaml.errors import ConfigurationError, one_line
 
 
 def flags_first(arguments: Sequence[str]) -> list[str]:
@@ -28,7 +29,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
     """
     parser: Any = get_args_parser()
     parser.error = _refuse
-    for override in OverridesParser.create().parse_overrides(parser.parse_args(arguments).overrides):
+    for override in parse_overrides(parser.parse_args(arguments).overrides):
         group = override.key_or_group
         if not (Path(configuration_folder()) / group).is_dir() or override.is_sweep_override():
             continue
@@ -38,6 +39,23 @@ def check_arguments(arguments: Sequence[str]) -> None:
         for choice in value if isinstance(value, list) else [value]:
             if not isinstance(choice, str) or "${" in choice:
                 raise ConfigurationError(f"{group}={choice}: must be set to one of its choices (--help lists them)")
+
+
+def parse_overrides(arguments: Sequence[str]) -> list[Override]:
+    """What overrides say, as Hydra's grammar reads them.
+
+    Raises:
+        ConfigurationError: for the first one that it stumbles over.
+        OverrideParseException: for the first one that it cannot read.
+    """
+    parser = OverridesParser.create()
+    overrides: list[Override] = []
+    for argument in arguments:
+        try:
+            overrides += parser.parse_overrides([argument])
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
+            raise ConfigurationError(f"{argument}: cannot be read: {one_line(error)}") from error
+    return overrides
 
 
 def _refuse(message: str) -> NoReturn:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import hydra
 import jax
@@ -19,6 +19,7 @@ from twmaml.adaptation import Adaptation
 from twmaml.conf_files import suggest_key
 from twmaml.errors import ConfigurationError, explain_instantiation, first_invalid, one_line
 from twmaml.evaluation import Evaluation
+from twmaml.memory import least_bytes
 from twmaml.models import Model
 from twmaml.runner import MetaLearner
 from twmaml.samplers import Fraction, Sampler
@@ -35,6 +36,8 @@ _OTHER_KEYS = ("task", "sampler", "model", "adaptation", "optimizer", "epsilon")
 """Keys that are parts to build, or that parts refer to."""
 
 _MOST_WEIGHTS = 1e9  # with gradient and optimiser state 16 GB
+
+_MOST_TASKS = 1_000_000  # of an evaluation; they take minutes
 
 _STRICT = ConfigDict(strict=True, extra="forbid")
 
@@ -111,12 +114,22 @@ def listed(seed: int | Sequence[int]) -> Sequence[int]:
     return [seed] if isinstance(seed, int) else seed
 
 
+class Need(NamedTuple):
+    """What a part of a run takes of the memory."""
+
+    what: str
+    least_bytes: float
+    keys: str
+    """Those that it depends on, with their values."""
+
+
 @plain_dataclass(frozen=True)
 class Job:
     """What a configuration describes but for the seed, built."""
 
     learner: MetaLearner
     evaluation: Evaluation
+    needs: Sequence[Need]
 
 
 def build_job(cfg: DictConfig) -> Job:
@@ -150,12 +163,27 @@ def build_job(cfg: DictConfig) -> Job:
         key = "task: evaluation_cells of the axes" if asked.cells is None else f"evaluation.cells={asked.cells}"
         raise ConfigurationError(f"{key}: {one_line(error)}") from error
     evaluation = Evaluation(learner, grid, asked.steps, asked.draws, asked.queries, asked.seed)
+    cells = f"evaluation.cells={[*grid.shape]} evaluation.draws={asked.draws}"
+    if grid.size * asked.draws > _MOST_TASKS:
+        raise ConfigurationError(
+            f"{cells}: make {grid.size * asked.draws} evaluation tasks. At most {_MOST_TASKS} are allowed"
+        )
+    alone = replace(learner, task_devices=1)
+    network = f"model (of {count:.3g} weights)"
     try:
-        alone = replace(learner, task_devices=1)
-        jax.eval_shape(lambda: alone.meta_step(alone.init(0)))
+        state = jax.eval_shape(lambda: alone.init(0))
+        training = least_bytes(alone.meta_step, state)
+        judging = least_bytes(lambda state: evaluation.losses(state.meta_params, evaluation.tasks()), state)
     except (ValueError, TypeError, OverflowError) as error:
         raise ConfigurationError(f"task, model and adaptation do not fit together: {one_line(error)}") from error
-    return Job(learner, evaluation)
+    batch = f"meta_batch={learner.meta_batch} shots={learner.shots} queries={learner.queries}"
+    inner = f"adaptation.steps={learner.adaptation.steps} task.*.cells={[*learner.family.grid.shape]}"
+    data = f"evaluation.queries={asked.queries} evaluation.steps={asked.steps} shots={learner.shots}"
+    needs = [
+        Need("training", training, f"{batch} {inner} {network}"),
+        Need("evaluating", judging, f"{cells} {data} {network}"),
+    ]
+    return Job(learner, evaluation, needs)
 
 
 def read_settings(cfg: DictConfig) -> Settings:

@@ -1,6 +1,8 @@
 """From what went wrong to the one clear line that a user sees."""
 
 import re
+import traceback
+from collections.abc import Sequence
 
 import jax
 from hydra.errors import CompactHydraException, InstantiationException, OverrideParseException
@@ -34,6 +36,15 @@ def explain(error: BaseException) -> str | None:
     return None if line is None else clear(line)
 
 
+def explain_hydra(error: BaseException, arguments: Sequence[str]) -> str | None:
+    """The one line for an error of Hydra's own, which stumbles over some values of its keys; None for any other."""
+    passed = {frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)}
+    if any(re.match(r"(twmaml|hydra_plugins)\.(?!train$)", name) for name in passed):
+        return None
+    asked = [argument for argument in arguments if re.match(r"[+~]*hydra\b", argument)]
+    return clear(f"{' '.join(asked)}: Hydra cannot work with it: {one_line(error)}") if asked else None
+
+
 def clear(line: str) -> str:
     """A line that any terminal shows as it is: of reasonable length, what cannot be printed escaped."""
     # Cut first, as what comes from the user may have any length.
@@ -46,7 +57,9 @@ def _explain(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.filename is not None:
         return f"cannot write to {error.filename}: {error.strerror}"
-    exhausted = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    exhausted = isinstance(error, jax.errors.JaxRuntimeError) and re.search(
+        "RESOURCE_EXHAUSTED|Out of memory", str(error)
+    )
     if exhausted or isinstance(error, MemoryError):
         return f"not enough memory: {one_line(error)[:200]}"
     if isinstance(error, CompactHydraException | OmegaConfBaseException):

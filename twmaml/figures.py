@@ -52,7 +52,7 @@ class Drawn(NamedTuple):
 
     paths: list[Path]
     failures: list[str]
-    """The traceback of each figure that could not be drawn."""
+    """Of each figure that could not be drawn: a line, and the traceback below it."""
 
 
 def draw_all(data: FigureData, folder: Path) -> Drawn:
@@ -72,8 +72,8 @@ def draw_all(data: FigureData, folder: Path) -> Drawn:
             figure.suptitle(f"{data.title}: {name.replace('_', ' ')}", x=0.01, ha="left", fontweight="bold")
             figure.savefig(folder / f"{name}.png", dpi=120)
             drawn.paths.append(folder / f"{name}.png")
-        except Exception:
-            drawn.failures.append(f"the figure {name} could not be drawn\n{traceback.format_exc()}")
+        except Exception as error:
+            drawn.failures.append(f"the figure {name} could not be drawn: {error!r}\n{traceback.format_exc()}")
     return drawn
 
 
@@ -189,7 +189,8 @@ def _learning_curves(data: FigureData) -> Figure:
     for axes in (first, *others[:-1]):
         axes.set_xlabel("meta-steps")
         axes.set_ylim(bottom=0)
-        if not any((np.asarray(line.get_ydata()) <= 0).any() for line in axes.lines):  # not the counts
+        shown = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
+        if np.isfinite(shown).any() and not (shown <= 0).any():  # not the counts, nor what has broken at once
             axes.set_yscale("log")
             axes.autoscale(axis="y")
             use_plain_numbers(axes)

@@ -36,8 +36,11 @@ class Axis:
     def __post_init__(self) -> None:
         with np.errstate(over="ignore"):
             low, high = np.float32(self.low), np.float32(self.high)
+            width = high - low
         if not -np.inf < low < high < np.inf:
             raise ValueError(f"low must be less than high, in single precision. Got low={self.low}, high={self.high}")
+        if width == np.inf:
+            raise ValueError(f"high - low must be finite in single precision. Got low={self.low}, high={self.high}")
         if self.unit in ("degree", "degrees", "°"):
             raise ValueError(f"unit must be deg for an angle in degrees. Got {self.unit}")
 

@@ -31,7 +31,7 @@ from twmaml.request import Request, job_of, program_of, read_request, run_folder
 from twmaml.run import Run, RunRecord
 from twmaml.standing import AlreadyFinishedError, FolderLock, check, finished
 from twmaml.terminal import SweepTerminal, Terminal
-from twmaml.training import check_devices, train_jobs
+from twmaml.training import check_devices, check_memory, train_jobs
 
 log = logging.getLogger(__name__)
 
@@ -175,6 +175,7 @@ class Sweep:
         configs = [[config for _, config in group.values()] for group in groups]
         for config in chain(*configs):
             check_devices(config["devices"]["tasks"])
+        check_memory([build_once(config) for config in chain(*configs)])
         self._steps = [sum(config["steps"] * len(listed(config["seed"])) for config in group) for group in configs]
         self._runs = sum(len(listed(config["seed"])) for config in chain(*configs))
         self._terminal = SweepTerminal(sum(self._steps), sum(map(len, groups)), len(groups))

@@ -1,12 +1,12 @@
 """The networks, and the protocol by which any other network plugs in."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
-from pydantic import ConfigDict, PositiveInt
+from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from twmaml.types import LossOf, Params
@@ -96,7 +96,7 @@ class MLP:
         outputs: units of the last layer, which has no activation.
     """
 
-    widths: Sequence[PositiveInt]
+    widths: Annotated[Sequence[PositiveInt], Field(max_length=100)]
     activation: Literal["relu", "tanh", "sigmoid", "gelu", "silu", "elu", "selu", "softplus", "leaky_relu"]
     weight_init: Any
     outputs: PositiveInt = 1

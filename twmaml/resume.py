@@ -8,13 +8,13 @@ from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.conf import HydraConf
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobStatus, run_job, setup_globals
 from hydra.types import HydraContext
 from hydra.version import setbase
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from twmaml.command_line import parse_overrides
 from twmaml.conf_files import configuration_folder
 from twmaml.errors import ConfigurationError
 from twmaml.jobs import guard_folder
@@ -67,7 +67,7 @@ def resume_run(folder: Path, overrides: Sequence[str]) -> None:
     OmegaConf.set_struct(hydra, False)  # plug-ins have keys of their own
     hydra.merge_with(_read(saved / "hydra.yaml").hydra)
     config = _read(saved / "config.yaml")
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides([*overrides])
+    parsed = parse_overrides(overrides)
     OmegaConf.set_struct(config, True)
     ConfigLoaderImpl._apply_overrides_to_config([each for each in parsed if not each.is_hydra_override()], config)
     with open_dict(config):

@@ -128,5 +128,7 @@ class Run(RunRecord):
             run_log(self.folder).error("The figures of meta-step %d could not be drawn: %r", step, error)
             return
         for failure in drawn.failures:
-            run_log(self.folder).error(failure)
+            line, _, details = failure.partition("\n")
+            run_log(self.folder).error(line)
+            run_log(self.folder).info(details)  # to the file only
         self.wandb.log_figures(step, drawn.paths)

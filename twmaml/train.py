@@ -54,7 +54,7 @@ def main() -> None:
 
 def _exit_with(error: BaseException) -> None:
     """Ends the process with the one line that an expected error has, or with a traceback."""
-    from twmaml.errors import explain  # noqa: PLC0415
+    from twmaml.errors import explain, explain_hydra  # noqa: PLC0415
     from twmaml.standing import AlreadyFinishedError  # noqa: PLC0415
 
     if isinstance(error, KeyboardInterrupt):
@@ -62,7 +62,7 @@ def _exit_with(error: BaseException) -> None:
     if isinstance(error, AlreadyFinishedError):
         print(f"twmaml: {error}")
         return
-    line = explain(error)
+    line = explain(error) or explain_hydra(error, sys.argv[1:])
     if line is None:
         raise error
     sys.exit(f"twmaml: {line}")

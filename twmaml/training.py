@@ -1,19 +1,19 @@
 """Trains jobs that one program can train: which runs share a program, and where each of them starts."""
 
 import logging
-import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import psutil
 
 from twmaml.checkpoint import Checkpoint, newest
 from twmaml.configuration import Job
 from twmaml.errors import ConfigurationError
+from twmaml.memory import free_memory
 from twmaml.programs import DoesNotFitError, Programs
 from twmaml.request import GROUPS, Request
 from twmaml.run import Plan, Run, RunRecord
@@ -63,6 +63,7 @@ def train_jobs(
     with _holding(requests):
         settings = requests[0].settings  # which are the others' too, as far as a program depends on them
         check_devices(settings.devices.tasks)
+        check_memory(jobs)
         plan = Plan(
             settings.steps,
             settings.log_every,
@@ -171,7 +172,7 @@ def _compiled(
         if programs is None:
             programs = _programs(starts[start:end], background)
         try:
-            programs.wait_until_compiled(memory * 2**30 if memory is not None else MEMORY_SHARE * _free_memory())
+            programs.wait_until_compiled(memory * 2**30 if memory is not None else MEMORY_SHARE * free_memory())
         except DoesNotFitError as error:
             middle = (start + end) // 2
             log.info("%s; goes on with %d of them", error, middle - start)
@@ -180,19 +181,22 @@ def _compiled(
             yield slice(start, end), programs
 
 
-def _free_memory() -> float:
-    """Bytes that are free for programs: of the host, or of an accelerator."""
-    if jax.default_backend() == "cpu":
-        return psutil.virtual_memory().available
-    statistics = jax.devices()[0].memory_stats()
-    return statistics["bytes_limit"] - statistics["bytes_in_use"] if statistics else math.inf
-
-
 def check_devices(asked: int) -> None:
     """Refuses more devices for the tasks of a meta-batch than there are."""
     present = jax.device_count()
     if asked > present:
         raise ConfigurationError(f"devices.tasks={asked}: there {'is' if present == 1 else 'are'} {present} here")
+
+
+def check_memory(jobs: Sequence[Job]) -> None:
+    """Refuses jobs of which not even one run can fit into the memory that is free."""
+    free = free_memory()
+    for need in chain(*[job.needs for job in jobs]):
+        if need.least_bytes > free:
+            asked, left = (f"{size / 2**30:.3g} GiB" for size in (need.least_bytes, free))
+            raise ConfigurationError(
+                f"{need.keys}: {need.what} takes at least {asked} of memory, of which {left} are free"
+            )
 
 
 def _open_wandb(start: _Start) -> WandbRun:

@@ -1,0 +1,48 @@
+"""How much memory a program takes at least, told before it is compiled, and how much there is."""
+
+import math
+import resource
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import psutil
+
+
+def least_bytes(program: Callable[..., Any], *arguments: Any) -> float:
+    """Bytes that a program cannot do without: what it takes and returns, and the largest array in between.
+
+    Args:
+        program: is traced, neither compiled nor run.
+        arguments: of the program; shapes and types are enough.
+    """
+    traced = jax.make_jaxpr(program)(*arguments)
+    ends = sum(_bytes(aval) for aval in (*traced.in_avals, *traced.out_avals))
+    return ends + max(map(_bytes, _arrays_in(traced)), default=0)
+
+
+def _arrays_in(program: Any) -> Iterator[Any]:
+    """What every operation of a traced program returns, inside of loops and branches too."""
+    for operation in getattr(program, "jaxpr", program).eqns:
+        yield from (variable.aval for variable in operation.outvars)
+        for part in jax.tree.leaves([*operation.params.values()], is_leaf=_is_program):
+            if _is_program(part):
+                yield from _arrays_in(part)
+
+
+def _is_program(part: Any) -> bool:
+    return hasattr(part, "eqns")
+
+
+def _bytes(aval: Any) -> float:
+    return math.prod(aval.shape) * aval.dtype.itemsize
+
+
+def free_memory() -> float:
+    """Bytes that are free for programs: of the host, or of an accelerator."""
+    if jax.default_backend() == "cpu":
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)  # `ulimit -v`, as clusters set it
+        left = math.inf if limit == resource.RLIM_INFINITY else limit - psutil.Process().memory_info().vms
+        return min(psutil.virtual_memory().available, left)
+    statistics = jax.devices()[0].memory_stats()
+    return statistics["bytes_limit"] - statistics["bytes_in_use"] if statistics else math.inf
