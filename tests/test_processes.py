@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -42,3 +44,25 @@ def test_only_cores_that_may_be_used_are_counted():
     finally:
         os.sched_setaffinity(0, allowed)
     assert count_cores() == len(allowed)
+
+
+def test_a_compiled_program_that_was_cut_off_in_the_cache_is_written_anew_without_noise(environment, tmp_path):
+    code = "import warnings, jax; from twmaml.processes import prepare_jax; prepare_jax();"
+    code += "print(jax.jit(lambda x: x + 1)(1)); warnings.warn('another')"
+    cache = tmp_path / "twmaml/jax"
+
+    def start():
+        command, own = [sys.executable, "-c", code], {**environment, "XDG_CACHE_HOME": str(tmp_path)}
+        process = subprocess.run(command, env=own, capture_output=True, text=True, check=True)
+        assert process.stdout == "2\n"
+        assert process.stderr.splitlines() == ["<string>:1: UserWarning: another"]
+        return {path: path.read_bytes() for path in cache.glob("*/*-cache")}
+
+    kept = start()
+    for path, content in kept.items():
+        path.write_bytes(content[:-9])
+    assert kept
+    assert start().keys() == kept.keys()
+    before = {path: path.stat().st_mtime_ns for path in kept}
+    start()
+    assert before == {path: path.stat().st_mtime_ns for path in kept}

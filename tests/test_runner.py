@@ -10,7 +10,7 @@ from scipy import stats
 from tests.conftest import SAMPLERS, assert_trees_equal
 from twmaml.adaptation import MAML
 from twmaml.runner import NO_FAILURE, over_runs, shard_runs
-from twmaml.samplers import EpsilonGreedy, OneOf, Proportional
+from twmaml.samplers import Draw, EpsilonGreedy, OneOf, Proportional, Sampler, Uniform
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_other_ones(make_learner):
@@ -72,6 +72,37 @@ def test_runs_of_several_samplers_in_one_program_equal_single_runs(make_learner)
         for name, value in alone_chunk.metrics.items():
             np.testing.assert_allclose(chunk.metrics[name][i], value, rtol=1e-4, err_msg=name)
     assert np.isfinite(chunk.metrics["sampler/epsilon"]).tolist() == [False, True, False]
+
+
+@dataclasses.dataclass(frozen=True)
+class Unlike(Sampler):
+    """A user's: other types than twmaml's own, weak ones, a field that cannot be hashed, a draw and metrics."""
+
+    numbers: list
+
+    def probabilities(self, queue, step):
+        return jnp.full(queue.losses.shape, 1 / queue.losses.size, jnp.bfloat16)
+
+    def metrics(self, step):
+        return {"count": step, "epsilon": 3, "half": jnp.bfloat16(0.5)}
+
+    def draw(self, key, grid, queue, step, n):
+        cells = jnp.arange(n, dtype=jnp.int16)
+        return Draw(grid.sample_in(key, cells), cells, jnp.ones(n, jnp.int32))
+
+
+def test_samplers_share_a_program_whatever_types_they_give(make_learner):
+    rules = [Unlike([1.0]), EpsilonGreedy(0.3), Uniform()]
+
+    def train(index):
+        learner = make_learner(OneOf(rules, index))
+        return learner.train_chunk(learner.init(0), jnp.int32(4))
+
+    states, chunk = jax.jit(jax.vmap(train))(jnp.arange(3))
+    assert states.queue.visits.sum(axis=1).tolist() == [24] * 3
+    assert (states.queue.visits[0, :6] == 4).all()
+    np.testing.assert_array_equal(chunk.metrics["sampler/count"], [4, np.nan, np.nan])
+    np.testing.assert_array_equal(chunk.metrics["sampler/epsilon"], np.float32([3, 0.3, np.nan]))
 
 
 @pytest.mark.parametrize("meta_batch", [6, 7])

@@ -1,6 +1,7 @@
 """The process that a job runs in: its cores, JAX's settings, Ctrl-C, and the processes beside it that draw."""
 
 import gc
+import glob
 import hashlib
 import importlib
 import logging
@@ -8,6 +9,7 @@ import os
 import platform
 import re
 import signal
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -86,6 +88,7 @@ def count_cores() -> int:
 def prepare_jax() -> None:
     """Settings of JAX that have to come before it starts, in whichever process Hydra runs a job."""
     _keep_compiled_programs()
+    _remove_damaged_programs()
     _use_every_core()
 
 
@@ -102,6 +105,26 @@ def _keep_compiled_programs() -> None:
         processor = hashlib.sha256((flags.group() if flags else platform.processor()).encode()).hexdigest()[:12]
         jax.config.update("jax_compilation_cache_dir", str(home / "twmaml" / "jax" / processor))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # the small ones add up
+
+
+def _remove_damaged_programs() -> None:
+    """Removes what JAX cannot read in its cache, so that it is written anew, instead of a warning at each start.
+
+    A process that is killed, or a full disk, leaves a file cut off there. The warning, which names the program and
+    not the file, is not shown; all that is kept of programs of that name goes.
+    """
+    show_others = warnings.showwarning
+
+    def show(message: Warning | str, *arguments: Any, **keywords: Any) -> None:
+        unreadable = re.match("Error reading persistent compilation cache entry for '(.+?)'", str(message))
+        if unreadable is None:
+            show_others(message, *arguments, **keywords)
+            return
+        log.info("%s; compiles it again", str(message).replace("\n", " "))
+        for path in Path(jax.config.jax_compilation_cache_dir).glob(f"{glob.escape(unreadable.group(1))}-*"):
+            path.unlink(missing_ok=True)
+
+    warnings.showwarning = show
 
 
 def _use_every_core() -> None:
