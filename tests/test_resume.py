@@ -62,6 +62,24 @@ def test_a_killed_group_goes_on_to_the_bit(train, tmp_path):
     assert "go on from meta-step 80" in (tmp_path / "part/train.log").read_text()
 
 
+@pytest.mark.parametrize("damaged", [[1], [0, 1]])
+def test_a_seed_whose_checkpoints_are_all_damaged_fails_and_no_other(damaged, train, tmp_path):
+    succeed(train("hydra.run.dir=run", "seed=[0,1]", "checkpoint.every=20"))
+    for seed in (0, 1):
+        go_back(tmp_path / f"run/seed_{seed}", 40)
+    for seed in damaged:
+        for path in tmp_path.glob(f"run/seed_{seed}/checkpoints/*/arrays/d/*"):
+            path.write_bytes(b"")
+    process = train("resume=run", small=False)
+    assert process.returncode == 1
+    line = process.stderr.splitlines()[-1]
+    assert line.startswith("twmaml: ")
+    for seed in (0, 1):
+        reason = f"{tmp_path}/run/seed_{seed} already holds a run, and none of its checkpoints is whole"
+        assert (reason in line) == (seed in damaged)
+        assert (tmp_path / f"run/seed_{seed}/summary.json").exists() == (seed not in damaged)
+
+
 def test_a_finished_run_may_be_longer_and_is_otherwise_left_alone(train, tmp_path):
     succeed(train("hydra.run.dir=run", "checkpoint.every=20", "steps=50"))
     before = contents(tmp_path / "run")
@@ -107,6 +125,23 @@ def sweep(tmp_path_factory, environment):
     go_back(folder / "killed" / "2", 20)
     shutil.rmtree(folder / "killed" / "3")
     return folder
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_fails_alone(sweep, train, tmp_path):
+    shutil.copytree(sweep / "whole", tmp_path / "whole")
+    for number in "012":
+        go_back(tmp_path / "whole" / number, 40)
+    for path in tmp_path.glob("whole/1/checkpoints/*/arrays/d/*"):
+        path.write_bytes(b"")
+    process = train("resume=whole", small=False)
+    assert process.returncode == 1
+    first, reason = process.stderr.splitlines()[-2:]
+    assert first == "twmaml: 1 of 4 jobs failed; the others are in whole"
+    assert "seed=1: " in reason
+    assert reason.endswith("whole/1 already holds a run, and none of its checkpoints is whole; choose another folder")
+    for number in "023":
+        assert json.loads((tmp_path / "whole" / number / "summary.json").read_text())["status"] == "finished"
+    assert not (tmp_path / "whole/1/summary.json").exists()
 
 
 @pytest.mark.parametrize("launcher", ["vectorised", "basic"])

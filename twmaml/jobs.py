@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 class TrainingFailedError(ExpectedError):
-    """A loss stopped being finite; the message is one line that names the meta-step and the likely cause."""
+    """A loss stopped being finite, or a run cannot go on; the message is one line that says where and why."""
 
 
 _built: dict[str, Job] = {}
@@ -151,6 +151,8 @@ def run_job(cfg: DictConfig) -> float:
             terminal.update(_steps_done(runs), stage, mean_metrics(runs))
 
         (runs,) = train_jobs([job], [request], stopping, drawing, show)
+        if not any(run.latest for run in runs):
+            return _result(runs)  # says why not one of them could go on
         if stopping:
             terminal.say(f"interrupted after {max(run.step for run in runs):,} of {steps:,} meta-steps")
         terminal.finish(closing_table(job, runs), closing_paths(request.folder, runs))

@@ -51,7 +51,7 @@ def _sampler_line(config: Mapping[str, Any]) -> str:
 
 def mean_metrics(runs: Sequence[RunRecord]) -> dict[str, float]:
     """The latest metrics, averaged over the runs that have not failed (over all if none is left)."""
-    kept = [run.latest for run in runs if not run.failed] or [run.latest for run in runs]
+    kept = [run.latest for run in runs if not run.failed] or [run.latest for run in runs if run.latest]
     names = set.intersection(*(set(latest) for latest in kept))
     return {name: float(np.mean([latest[name] for latest in kept])) for name in names}
 

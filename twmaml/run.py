@@ -66,7 +66,7 @@ class RunRecord:
 
     @property
     def failed(self) -> bool:
-        """Whether a loss stopped being finite."""
+        """Whether a loss stopped being finite, or there was nothing whole to go on from."""
         return self.status not in ("running", "finished", "interrupted")
 
 

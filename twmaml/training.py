@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from twmaml.checkpoint import Checkpoint, newest
+from twmaml.checkpoint import Checkpoint, CheckpointError, newest
 from twmaml.configuration import Job
 from twmaml.errors import ConfigurationError
 from twmaml.memory import free_memory
@@ -81,8 +81,13 @@ def train_jobs(
                     unfinished.append((job, request, seed, folder))
                 else:
                     runs[folder] = RunRecord(folder=folder, step=settings.steps, latest=latest, status="finished")
-        checkpoints = newest([folder for *_, folder in unfinished], plan.stops_at) if unfinished else []
-        starts = [_Start(*each, checkpoint) for each, checkpoint in zip(unfinished, checkpoints, strict=True)]
+        checkpoints = _newest([folder for *_, folder in unfinished], plan.stops_at) if unfinished else []
+        starts = []
+        for (job, request, seed, folder), checkpoint in zip(unfinished, checkpoints, strict=True):
+            if isinstance(checkpoint, CheckpointError):
+                runs[folder] = RunRecord(folder=folder, status=str(checkpoint))
+            else:
+                starts.append(_Start(job, request, seed, folder, checkpoint))
         for step in dict.fromkeys(start.step for start in starts):
             together = [start for start in starts if start.step == step]
             if step is not None:
@@ -91,6 +96,26 @@ def train_jobs(
             if stopping:
                 break
         return [[runs[folder] for folder in request.folders if folder in runs] for request in requests]
+
+
+def _newest(folders: Sequence[Path], may_start_at: Callable[[int], bool]) -> list[Checkpoint | CheckpointError | None]:
+    """Where runs go on (`newest`), and instead the error of those that cannot, if there are others.
+
+    Raises:
+        CheckpointError: if the only run cannot.
+    """
+    try:
+        return [*newest(folders, may_start_at)]
+    except CheckpointError:
+        if len(folders) == 1:
+            raise
+    each: list[Checkpoint | CheckpointError | None] = []
+    for folder in folders:
+        try:
+            each += newest([folder], may_start_at)
+        except CheckpointError as error:
+            each.append(error)
+    return each
 
 
 @contextmanager
