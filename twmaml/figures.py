@@ -189,7 +189,9 @@ def _learning_curves(data: FigureData) -> Figure:
     for axes in (first, *others[:-1]):
         axes.set_xlabel("meta-steps")
         axes.set_ylim(bottom=0)
-        if not any((np.asarray(line.get_ydata()) <= 0).any() for line in axes.lines):  # not the counts
+        shown = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
+        shown = shown[~np.isnan(shown)]
+        if shown.size and (shown > 0).all():  # not the counts, nor what is not known before the first meta-step
             axes.set_yscale("log")
             axes.autoscale(axis="y")
             use_plain_numbers(axes)
