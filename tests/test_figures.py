@@ -1,3 +1,4 @@
+import dataclasses
 import pickle
 
 import jax
@@ -51,6 +52,13 @@ def test_every_figure_is_drawn(name, make_learner, tmp_path):
     assert [path.stem for path in drawn.paths] == ["queue", "evaluation", "adaptation", "learning_curves", "regression"]
     for path in drawn.paths:
         assert np.ptp(matplotlib.image.imread(path)[..., :3]) > 0.5  # something is on it
+
+
+def test_every_figure_is_drawn_before_the_first_meta_step(make_learner, tmp_path):
+    data = figure_data(make_learner, FAMILIES["2-D"])
+    before = {name: values[:1] if name.startswith("train/") else values[1:] for name, values in data.metrics.items()}
+    drawn = draw_all(dataclasses.replace(data, metrics={**before, "step": np.zeros(1)}), tmp_path)
+    assert not drawn.failures
 
 
 @pytest.mark.parametrize("value", [np.inf, np.nan, 0.0])

@@ -229,3 +229,10 @@ def test_devices_that_share_the_tasks_change_nothing(train, tmp_path):
     one, two = (read_metrics(tmp_path / name / "metrics.csv") for name in ("one", "two"))
     for name, values in one.items():
         np.testing.assert_allclose(two[name], values, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_ctrl_c_while_it_starts_ends_at_once_without_a_traceback(train, tmp_path):
+    (tmp_path / "hydra.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")  # as if it took long
+    process = train()
+    assert process.returncode == -signal.SIGINT
+    assert process.stderr == process.stdout == ""

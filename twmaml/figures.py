@@ -190,7 +190,8 @@ def _learning_curves(data: FigureData) -> Figure:
         axes.set_xlabel("meta-steps")
         axes.set_ylim(bottom=0)
         shown = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
-        if np.isfinite(shown).any() and not (shown <= 0).any():  # not the counts, nor what has broken at once
+        shown = shown[np.isfinite(shown)]
+        if shown.size and (shown > 0).all():  # not the counts, nor what is unknown before the first meta-step
             axes.set_yscale("log")
             axes.autoscale(axis="y")
             use_plain_numbers(axes)

@@ -10,6 +10,10 @@ import sys
 
 def main() -> None:
     """Trains what the command line describes. A user's mistake ends in one line and exit code 1."""
+    # Until there is something to write, Ctrl-C ends at once: the interpreter's own way is a traceback of whatever is
+    # being imported, or nothing at all where a callback of the garbage collector happens to run.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     # What is imported stays: to look through it for garbage, as it grows and at the end, takes a fifth of a short run.
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)
