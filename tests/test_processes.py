@@ -22,6 +22,15 @@ def test_figures_are_drawn_here_when_a_process_that_draws_was_killed():
         assert processes.submit(os.getpid).result() == os.getpid()
 
 
+def test_no_more_figures_are_drawn_once_that_is_interrupted():
+    with pytest.raises(KeyboardInterrupt), FigureProcesses(1, mp_context=get_context("spawn")) as processes:
+        drawing = [processes.submit(time.sleep, 0.2) for _ in range(20)]
+        drawing[0].result()
+        raise KeyboardInterrupt
+    assert all(each.done() for each in drawing)
+    assert sum(each.cancelled() for each in drawing) > 10
+
+
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_is_collected_and_a_ctrl_c_after_it_ends_at_once(first):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]

@@ -64,6 +64,10 @@ class FigureProcesses(ProcessPoolExecutor):
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
+    def __exit__(self, kind: Any, *error: Any) -> None:
+        """Waits for what is being drawn, and for what is still to be drawn unless that was interrupted."""
+        self.shutdown(cancel_futures=kind is KeyboardInterrupt)
+
 
 def drawing_executor(runs: int) -> Executor:
     """What draws figures beside the training: a thread for a run, a process a core for several."""
