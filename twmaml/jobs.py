@@ -231,7 +231,8 @@ class Sweep:
                 jobs = [build_once(request.config) for request in asked]
                 runs_of_jobs = train_jobs(jobs, asked, self._stopping, self._drawing, show)
                 self._note_paths(asked[0], runs_of_jobs[0])
-                outcomes = dict(zip(requests, map(_outcome, runs_of_jobs), strict=True))
+                if not self._stopping:  # some have not begun then
+                    outcomes = dict(zip(requests, map(_outcome, runs_of_jobs), strict=True))
         except Exception as error:
             log.info("A group of jobs failed", exc_info=True)
             outcomes = dict.fromkeys(requests, error)
