@@ -102,7 +102,7 @@ def test_samplers_share_a_program_whatever_types_they_give(make_learner):
     assert states.queue.visits.sum(axis=1).tolist() == [24] * 3
     assert (states.queue.visits[0, :6] == 4).all()
     np.testing.assert_array_equal(chunk.metrics["sampler/count"], [4, np.nan, np.nan])
-    np.testing.assert_array_equal(chunk.metrics["sampler/epsilon"], np.float32([3, 0.3, np.nan]))
+    np.testing.assert_array_equal(chunk.metrics["sampler/epsilon"], np.array([3, 0.3, np.nan], np.float32))
 
 
 @pytest.mark.parametrize("meta_batch", [6, 7])

@@ -125,7 +125,7 @@ def _remove_damaged_programs() -> None:
             show_others(message, *arguments, **keywords)
             return
         log.info("%s; compiles it again", str(message).replace("\n", " "))
-        for path in Path(jax.config.jax_compilation_cache_dir).glob(f"{glob.escape(unreadable.group(1))}-*"):
+        for path in Path(jax.config.values["jax_compilation_cache_dir"]).glob(f"{glob.escape(unreadable.group(1))}-*"):
             path.unlink(missing_ok=True)
 
     warnings.showwarning = show
