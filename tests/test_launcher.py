@@ -25,6 +25,7 @@ from hydra_plugins.twmaml_launcher.composition import Composer, SweepJob
 from hydra_plugins.twmaml_launcher.launcher import group_jobs
 from hydra_plugins.twmaml_launcher.logs import log_to_folders
 from tests.conftest import SMALL, read_wandb, succeed
+from tests.test_resume import wait_for_rows
 from twmaml.conf_files import configuration_folder, register_resolvers
 from twmaml.request import program_of
 from twmaml.tracking import read_metrics, run_log
@@ -226,6 +227,18 @@ def test_ctrl_c_ends_a_sweep_with_everything_written(tmp_path, environment):
         assert read_metrics(folder / "metrics.csv")["step"][-1] == summary["step"]
         assert len(list((folder / "figures").iterdir())) == 5
     assert not (tmp_path / "sweep" / "2").exists()
+
+
+def test_what_has_not_begun_when_a_sweep_is_stopped_does_not_begin(tmp_path, environment):
+    command = [sys.executable, "-m", "twmaml.train", "--multirun", *SMALL, "steps=1000000", "seed=0,1,2,3"]
+    command += ["devices.memory_gib=0.0001", "wandb.mode=disabled", "hydra.sweep.dir=sweep"]  # one run after the other
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    wait_for_rows(process, tmp_path / "sweep/0")
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 143
+    assert errors == "WARNING: Interrupted: writing what there is; Ctrl-C (again) to end at once\n"
+    assert [path.parent.name for path in (tmp_path / "sweep").glob("*/metrics.csv")] == ["0"]
 
 
 def test_jobs_are_composed_as_hydra_composes_them():

@@ -23,10 +23,16 @@ def test_figures_are_drawn_here_when_a_process_that_draws_was_killed():
 
 
 def test_no_more_figures_are_drawn_once_that_is_interrupted():
-    with pytest.raises(KeyboardInterrupt), FigureProcesses(1, mp_context=get_context("spawn")) as processes:
-        drawing = [processes.submit(time.sleep, 0.2) for _ in range(20)]
-        drawing[0].result()
-        raise KeyboardInterrupt
+    drawing = []
+
+    def draw_until_interrupted():
+        with FigureProcesses(1, mp_context=get_context("spawn")) as processes:
+            drawing.extend(processes.submit(time.sleep, 0.2) for _ in range(20))
+            drawing[0].result()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        draw_until_interrupted()
     assert all(each.done() for each in drawing)
     assert sum(each.cancelled() for each in drawing) > 10
 

@@ -104,6 +104,28 @@ def test_a_finished_run_may_be_longer_and_is_otherwise_left_alone(train, tmp_pat
     assert steps_in(tmp_path / "run") == [120]
 
 
+def test_a_change_that_is_refused_leaves_the_run_as_it_was(train, tmp_path):
+    succeed(train("hydra.run.dir=run", "checkpoint.every=20"))
+    go_back(tmp_path / "run", 40)
+    shutil.copytree(tmp_path / "run", tmp_path / "list/seed_0")
+    before = contents(tmp_path)
+    own = ["hydra.run.dir=list", "checkpoint.every=20"]
+    for arguments, line in {
+        ("resume=run", "wandb.mode=onlin"): "wandb.mode=onlin: must be",
+        ("resume=run", "steps=abc"): "steps=abc: must be",
+        ("resume=run", "~steps"): "steps: is missing",
+        ("resume=run", "seed=[0,1]"): "seed=[0, 1]: run already holds a run of another seed",
+        (*own, "seed=0"): "seed=0: list/seed_0 already holds a run of another seed",
+        (*own, "seed=[1,2]"): "seed=[1, 2]: list/seed_0 already holds a run of another seed",
+    }.items():
+        refused = train(*arguments, small="resume=run" not in arguments)
+        assert refused.returncode == 1
+        assert refused.stderr.startswith(f"twmaml: {line}")
+        assert refused.stderr.count("\n") == 1
+        assert contents(tmp_path) == before
+    succeed(train("resume=run", small=False))
+
+
 @pytest.mark.parametrize("overrides", [[], ["evaluation.every=1000", "figures_every=60"]])
 def test_how_a_shorter_run_ended_leaves_no_trace_in_the_longer_one(overrides, train, tmp_path):
     succeed(train("hydra.run.dir=run", *overrides))  # evaluates every 40 meta-steps, and after 60, which is a row

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from twmaml.checkpoint import CheckpointError
 from twmaml.configuration import Job, build_job, listed, read_settings
-from twmaml.errors import ExpectedError
+from twmaml.errors import ConfigurationError, ExpectedError
 from twmaml.processes import drawing_executor, prepare_jax, stop_on_interrupt
 from twmaml.report import (
     closing_paths,
@@ -60,9 +60,20 @@ def validate_job(config: Mapping[str, Any], folder: Path) -> None:
     prepare_jax()
     read_settings(OmegaConf.create(dict(config)))
     build_once(config)
+    _check_seeds(config, folder)
     for run_folder in run_folders(folder, config["seed"]):
         with suppress(CheckpointError):  # which is a matter of that job alone
             check(config, run_folder)
+
+
+def _check_seeds(config: Mapping[str, Any], folder: Path) -> None:
+    """Refuses the folder of a job of other seeds: a single one's is the folder of its run, others' are in there."""
+    own = run_folders(folder, config["seed"])
+    for present in (folder, *folder.glob("seed_*")):
+        if present not in own and (present / "checkpoints").is_dir():
+            raise ConfigurationError(
+                f"seed={config['seed']}: {present} already holds a run of another seed; choose another folder"
+            )
 
 
 def finished_job(config: Mapping[str, Any], folder: Path) -> float | None:
@@ -99,6 +110,7 @@ def guard_folder(config: Mapping[str, Any], folder: Path) -> None:
     Raises:
         ExpectedError: with the reason.
     """
+    _check_seeds(config, folder)
     for run_folder in run_folders(folder, config["seed"]):
         check(config, run_folder)
     if finished_job(config, folder) is not None:
@@ -222,7 +234,8 @@ class Sweep:
                 jobs = [build_once(request.config) for request in asked]
                 runs_of_jobs = train_jobs(jobs, asked, self._stopping, self._drawing, show)
                 self._note_paths(asked[0], runs_of_jobs[0])
-                outcomes = dict(zip(requests, map(_outcome, runs_of_jobs), strict=True))
+                if not self._stopping:  # some have not begun then
+                    outcomes = dict(zip(requests, map(_outcome, runs_of_jobs), strict=True))
         except Exception as error:
             log.info("A group of jobs failed", exc_info=True)
             outcomes = dict.fromkeys(requests, error)

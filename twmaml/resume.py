@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from twmaml.command_line import parse_overrides
 from twmaml.conf_files import configuration_folder
+from twmaml.configuration import read_settings
 from twmaml.errors import ConfigurationError
 from twmaml.jobs import guard_folder
 from twmaml.jobs import run_job as train
@@ -76,6 +77,7 @@ def resume_run(folder: Path, overrides: Sequence[str]) -> None:
         ConfigLoaderImpl._apply_overrides_to_config([each for each in parsed if each.is_hydra_override()], config)
         config.hydra.run.dir = str(folder.absolute())
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    read_settings(own)
     guard_folder(OmegaConf.to_container(own, resolve=True), folder)  # type: ignore[arg-type]
     if parsed:
         with at_once(saved / "config.yaml") as partial:

@@ -155,10 +155,11 @@ def _train_together(
                 session.start([start.checkpoint for start in starts[part]])
                 runs.update({run.folder: run for run in opened})
                 session.train(stopping, lambda stage: show(stage, [*runs.values()]))
-        except BaseException:
-            for wandb_run in wandb_runs:
+                if stopping:
+                    break
+        finally:
+            for wandb_run in wandb_runs:  # of runs that have not come to their end
                 wandb_run.finish({}, exit_code=1)
-            raise
 
 
 def _programs(starts: Sequence[_Start], background: Executor) -> Programs:
