@@ -67,6 +67,27 @@ def test_a_second_process_is_refused_and_a_removed_folder_ends_in_one_line(train
     assert errors.count("\n") == 1
 
 
+def test_in_a_group_a_run_whose_folder_is_removed_fails_alone(tmp_path, environment):
+    command = [sys.executable, "-m", "twmaml.train", "--multirun", *SMALL, "wandb.mode=disabled", "steps=4000"]
+    process = subprocess.Popen(
+        [*command, "sampler=uniform,delta", "seed=0,1", "hydra.sweep.dir=sweep"],
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for_rows(process, tmp_path / "sweep/3")
+    shutil.rmtree(tmp_path / "sweep/2/evaluation")
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 1
+    title, line = errors.splitlines()
+    assert title == "twmaml: 1 of 4 jobs failed; the others are in sweep"
+    assert line.startswith(f"     2  sampler=delta seed=0: cannot write to {tmp_path}/sweep/2/evaluation/")
+    for number in "013":
+        assert json.loads((tmp_path / "sweep" / number / "summary.json").read_text())["status"] == "finished"
+    assert not (tmp_path / "sweep/2/summary.json").exists()
+
+
 def test_the_lock_of_a_folder_ends_with_its_process(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     lock = FolderLock(tmp_path)

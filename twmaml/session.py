@@ -3,8 +3,9 @@
 import importlib
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 
 from twmaml.checkpoint import Checkpoint, pack
 from twmaml.checkpoint import write as write_checkpoint
+from twmaml.errors import explain
 from twmaml.evaluation import Evaluation
 from twmaml.priority_queue import visit_loss_correlation
 from twmaml.programs import Programs
@@ -62,7 +64,7 @@ class Session:
         self._scale = np.array([axis.scale for axis in evaluation.grid.axes.values()], np.float32)
         self._background, self._drawing = background, drawing
         background.submit(importlib.import_module, "twmaml.figures")
-        self._saving: Future[None] = background.submit(lambda: None)
+        self._saving: Future[list[tuple[int, Exception]]] = background.submit(list)
         self._saved: int | None = None
         self._states: RunState
         self._seconds = 0.0
@@ -99,7 +101,7 @@ class Session:
         plan = self._plan
         self._start = step = self._runs[0].step
         show("training")
-        while step < plan.steps and not stopping:
+        while step < plan.steps and not stopping and self._running():
             stop = plan.next_stop(step)
             began = time.perf_counter()
             states, chunk = self._programs.advance(self._states, stop - step)
@@ -110,7 +112,7 @@ class Session:
                     failing.setdefault(int(chunk.first_failure[i]), []).append(i)
             for failure, indices in failing.items():
                 self._fail(indices, step, failure)
-            if all(run.status != "running" for run in self._runs):
+            if not self._running():
                 break
             previous, self._states, step = step, states, stop
             rows = self._rows(chunk)
@@ -128,35 +130,53 @@ class Session:
         """Writes what a run leaves at its end, planned or not."""
         self._save()
         if not self._plan.evaluates_at(step):  # the checkpoint has the row without it, as a longer run would
-            for run, statistics in zip(self._runs, self._judge(step), strict=True):
-                if run.status == "running":
-                    run.amend(statistics)
+            statistics = self._judge(step)
+            for i in self._running():
+                with self._alone(i) as run:
+                    run.amend(statistics[i])
         show("drawing figures")
         self._draw(self._running())
-        self._saving.result()
+        self._finish_saving()
         for i in self._running():
-            run = self._runs[i]
-            run.finish_figures()
-            run.status = "finished" if step == self._plan.steps else "interrupted"
-            if not np.isfinite(run.losses[:, 0]).any():  # the very last update broke the network
-                run.status = _describe_failure(run, step)
-            self._close(run)
+            with self._alone(i) as run:
+                run.finish_figures()
+                run.status = "finished" if step == self._plan.steps else "interrupted"
+                if not np.isfinite(run.losses[:, 0]).any():  # the very last update broke the network
+                    run.status = _describe_failure(run, step)
+                self._close(run)
+
+    @contextmanager
+    def _alone(self, index: int) -> Iterator[Run]:
+        """One of the runs, to do something that may fail, on a full disk say. Then it ends; the others go on."""
+        run = self._runs[index]
+        try:
+            yield run
+        except Exception as error:
+            reason = explain(error)
+            if reason is None:  # a fault in the program
+                raise
+            run.status = reason
+            run_log(run.folder).info(reason)
+            run.metrics.close()
+            run.wandb.finish(run.latest, exit_code=1)
 
     def _running(self) -> list[int]:
         return [i for i, run in enumerate(self._runs) if run.status == "running"]
 
     def _log(self, step: int, rows: Sequence[Mapping[str, float]]) -> None:
         for i in self._running():
-            self._runs[i].log(step, rows[i])
+            with self._alone(i) as run:
+                run.log(step, rows[i])
 
     def _judge(self, step: int) -> list[dict[str, float]]:
         """Evaluates; the statistics of every run that is running, none of the others."""
         losses = self._programs.evaluate(self._states)
         statistics: list[dict[str, float]] = [{} for _ in self._runs]
         for i in self._running():
-            self._runs[i].losses = losses[i]
-            self._save_evaluation(i, step)
-            statistics[i] = summarize(losses[i], self._evaluation.draws)
+            with self._alone(i) as run:
+                run.losses = losses[i]
+                self._save_evaluation(i, step)
+                statistics[i] = summarize(losses[i], self._evaluation.draws)
         return statistics
 
     def _rows(self, chunk: Chunk) -> list[dict[str, float]]:
@@ -176,25 +196,25 @@ class Session:
             rows = self._rows(chunk)
         losses = self._programs.evaluate(self._states)
         for i in indices:
-            run = self._runs[i]
-            run.losses = losses[i]
-            self._save_evaluation(i, failure)
-            statistics = summarize(run.losses, self._evaluation.draws)
-            if rows is None:  # the row of this step is written already
-                run.latest |= statistics
-            else:
-                run.log(failure, {**rows[i], **statistics})
-        self._draw(indices)
-        for i in indices:
-            run = self._runs[i]
-            run.finish_figures()
-            run.status = _describe_failure(run, failure)
-            self._close(run)
+            with self._alone(i) as run:
+                run.losses = losses[i]
+                self._save_evaluation(i, failure)
+                statistics = summarize(run.losses, self._evaluation.draws)
+                if rows is None:  # the row of this step is written already
+                    run.latest |= statistics
+                else:
+                    run.log(failure, {**rows[i], **statistics})
+        self._draw([i for i in self._running() if i in indices])
+        for i in [i for i in self._running() if i in indices]:
+            with self._alone(i) as run:
+                run.finish_figures()
+                run.status = _describe_failure(run, failure)
+                self._close(run)
         self._states = healthy
 
     def _save(self) -> None:
         """Has checkpoints written beside the training, once the ones before are; those of a step only once."""
-        self._saving.result()
+        self._finish_saving()
         step = max(run.step for run in self._runs)
         if step == self._saved:
             return
@@ -204,13 +224,25 @@ class Session:
         for i in self._running():
             run = self._runs[i]
             arrays = {name: np.asarray(rows[i]) for name, rows in states.items()} | {"losses": run.losses}
-            due.append((run.folder, Checkpoint(run.notes(), arrays)))
+            due.append((i, Checkpoint(run.notes(), arrays)))
 
-        def write_all() -> None:
-            for folder, checkpoint in due:
-                write_checkpoint(folder, checkpoint, self._plan.keep)
+        def write_all() -> list[tuple[int, Exception]]:
+            failed = []
+            for i, checkpoint in due:
+                try:
+                    write_checkpoint(self._runs[i].folder, checkpoint, self._plan.keep)
+                except Exception as error:  # which ends the run, but not here
+                    failed.append((i, error))
+            return failed
 
         self._saving = self._background.submit(write_all)
+
+    def _finish_saving(self) -> None:
+        """Waits for the checkpoints that are being written, and ends the runs whose cannot be."""
+        for i, error in self._saving.result():
+            if self._runs[i].status == "running":
+                with self._alone(i):
+                    raise error
 
     def _save_evaluation(self, index: int, step: int) -> None:
         """Writes `evaluation/<step>.npz`; the README says what is in it."""
@@ -232,34 +264,37 @@ class Session:
 
     def _draw(self, indices: Sequence[int]) -> None:
         """Has the figures of runs drawn beside the training."""
+        for i in indices:
+            with self._alone(i) as run:
+                self._draw_one(run, i)
+
+    def _draw_one(self, run: Run, index: int) -> None:
         from twmaml.figures import FigureData, draw_all  # noqa: PLC0415  imported in the background by now
 
-        for i in indices:
-            run = self._runs[i]
-            run.finish_figures()
-            queue, probabilities, examples = self._programs.illustrate(self._states, i)
-            if examples is not None:
-                _save_arrays(
-                    run.folder / "examples.npz",
-                    tasks=examples.task / self._scale,
-                    x=examples.x,
-                    targets=examples.target,
-                    predictions=examples.predictions,
-                    support_inputs=examples.support.inputs,
-                    support_targets=examples.support.targets,
-                )
-            data = FigureData(
-                title=f"{run.title}, meta-step {run.step:,}",
-                grid=self._evaluation.learner.family.grid,
-                evaluation_grid=self._evaluation.grid,
-                draws=self._evaluation.draws,
-                queue=queue,
-                probabilities=probabilities,
-                examples=examples,
-                losses=run.losses,
-                metrics=read_metrics(run.folder / "metrics.csv"),
+        run.finish_figures()
+        queue, probabilities, examples = self._programs.illustrate(self._states, index)
+        if examples is not None:
+            _save_arrays(
+                run.folder / "examples.npz",
+                tasks=examples.task / self._scale,
+                x=examples.x,
+                targets=examples.target,
+                predictions=examples.predictions,
+                support_inputs=examples.support.inputs,
+                support_targets=examples.support.targets,
             )
-            run.figures = (run.step, self._drawing.submit(draw_all, data, run.folder / "figures"))
+        data = FigureData(
+            title=f"{run.title}, meta-step {run.step:,}",
+            grid=self._evaluation.learner.family.grid,
+            evaluation_grid=self._evaluation.grid,
+            draws=self._evaluation.draws,
+            queue=queue,
+            probabilities=probabilities,
+            examples=examples,
+            losses=run.losses,
+            metrics=read_metrics(run.folder / "metrics.csv"),
+        )
+        run.figures = (run.step, self._drawing.submit(draw_all, data, run.folder / "figures"))
 
     def _close(self, run: Run) -> None:
         """Writes summary.json and ends the W&B run."""

@@ -33,11 +33,19 @@ def run_log(folder: Path) -> "logging.LoggerAdapter[logging.Logger]":
     return logging.LoggerAdapter(log, {"run_folder": folder})
 
 
+NO_FIT = "is not the file that the checkpoint is of; choose another folder"
+"""What is wrong with a metrics.csv."""
+
+
 class Mark(NamedTuple):
     """Where a metrics.csv stands: where its last row begins, and that row."""
 
     size: int
     row: str
+
+    def fits(self, path: Path) -> bool:
+        """Whether a file holds what stood before the last row."""
+        return path.is_file() and path.stat().st_size >= self.size
 
 
 class MetricsFile:
@@ -61,9 +69,9 @@ class MetricsFile:
             self._append(Mark(0, header))
         else:
             is_header = self._file.read(len(header.encode())) == header.encode()
-            if not is_header or path.stat().st_size < mark.size:
+            if not is_header or not mark.fits(path):
                 self._file.close()
-                raise ExpectedError(f"{path} is not the file that the checkpoint is of; choose another folder")
+                raise ExpectedError(f"{path} {NO_FIT}")
             self._append(mark)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:

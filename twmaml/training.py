@@ -19,7 +19,7 @@ from twmaml.request import GROUPS, Request
 from twmaml.run import Plan, Run, RunRecord
 from twmaml.session import Session, metric_names
 from twmaml.standing import cut_back, finished
-from twmaml.tracking import MetricsFile, WandbRun
+from twmaml.tracking import NO_FIT, MetricsFile, WandbRun
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +86,8 @@ def train_jobs(
         for (job, request, seed, folder), checkpoint in zip(unfinished, checkpoints, strict=True):
             if isinstance(checkpoint, CheckpointError):
                 runs[folder] = RunRecord(folder=folder, status=str(checkpoint))
+            elif checkpoint is not None and not checkpoint.notes.mark.fits(folder / "metrics.csv"):
+                runs[folder] = RunRecord(folder=folder, status=f"{folder / 'metrics.csv'} {NO_FIT}")
             else:
                 starts.append(_Start(job, request, seed, folder, checkpoint))
         for step in dict.fromkeys(start.step for start in starts):
