@@ -134,7 +134,7 @@ class Session:
             for i in self._running():
                 with self._alone(i) as run:
                     run.amend(statistics[i])
-        show("drawing figures")
+        show("drawing")
         self._draw(self._running())
         self._finish_saving()
         for i in self._running():

@@ -24,13 +24,16 @@ class Terminal:
 
     Args:
         steps: meta-steps that the job goes on for, summed over its runs.
+        losses_if_narrow: whether the latest losses are shown in a terminal of 80 columns, too.
     """
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, losses_if_narrow: bool = True) -> None:
         self.console = Console(highlight=False, markup=False)
+        narrow = self.console.width < 110  # whatever does not fit there would be cut off at the end of each column
+        self._shows_losses = not narrow or losses_if_narrow
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
+            BarColumn(bar_width=8 if narrow else 30),
             TextColumn("{task.completed:,}/{task.total:,}"),
             _StepsPerSecond(),
             TimeRemainingColumn(compact=True),
@@ -67,7 +70,8 @@ class Terminal:
             self._began = (now, steps)
         seconds, since = now - self._began[0], steps - self._began[1]
         shown = {"train": "train/loss", "eval": "eval/loss"}
-        losses = "  ".join(f"{label} {metrics[name]:.3f}" for label, name in shown.items() if name in metrics)
+        known = [f"{label} {metrics[name]:.3f}" for label, name in shown.items() if name in metrics]
+        losses = "  ".join(known) if self._shows_losses else ""
         rate = since / seconds if since else None
         self._progress.update(self._task, completed=steps, description=stage, losses=losses, rate=rate)
 
@@ -95,14 +99,16 @@ class SweepTerminal(Terminal):
     """
 
     def __init__(self, steps: int, jobs: int, groups: int) -> None:
-        super().__init__(steps)
+        super().__init__(steps, losses_if_narrow=False)
         self._jobs, self._groups = jobs, groups
         self._jobs_done = 0
         self._label = ""
 
     def start_group(self, index: int, title: str) -> None:
         """Names the group that the next updates are about."""
-        self._label = f"{self._jobs_done}/{self._jobs} jobs, group {index + 1}/{self._groups} ({title})"
+        self._label = f"{self._jobs_done}/{self._jobs} jobs, group {index + 1}/{self._groups}"
+        if self.console.is_terminal:
+            self.say(f"  group {index + 1} of {self._groups}: {title}")
         self._group, self._group_began, self._began = index + 1, time.perf_counter(), None
         self._progress.update(self._task, description=f"{self._label}: compiling", losses="", rate=None)
 
