@@ -147,13 +147,10 @@ ABSURD = [
     ["evaluation.cells=[1000000000,1000000000]"],
     ["evaluation.draws=1000000"],
     ["evaluation.draws=1000000", "evaluation.queries=1000000"],
-    ["evaluation.queries=1000000", "shots=1000000"],
     ["evaluation.steps=100000", "evaluation.cells=[1000,1000]"],
     ["adaptation.steps=100000", "meta_batch=100000"],
     ["shots=1000000", "model.widths=[1000,1000]"],
-    ["checkpoint.keep=1000000000000", "checkpoint.every=1"],
     ["devices.tasks=1000000000"],
-    ["devices.memory_gib=1e-300"],
 ]
 
 RIGHT = [
@@ -403,6 +400,7 @@ def test_any_command_line_trains_or_ends_in_one_line(arguments, zygote):
 @pytest.mark.parametrize("half", [1, 2])
 @settings(AT_RANDOM, max_examples=250)
 @given(arguments=command_lines(4))
+@example(arguments=["evaluation.queries=1000000", "shots=1000000"])  # large, but no mistake
 def test_500_command_lines_train_or_end_in_one_line(half, arguments, zygote):
     del half  # of the examples, for two processes
     event(checked(arguments, zygote))  # `--hypothesis-show-statistics` tells how many
@@ -410,8 +408,8 @@ def test_500_command_lines_train_or_end_in_one_line(half, arguments, zygote):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", ABSURD)
-def test_an_absurd_size_is_refused_before_it_is_allocated(arguments, zygote):
-    checked(arguments, zygote)
+def test_an_absurd_size_is_refused(arguments, zygote):
+    assert checked(arguments, zygote) == "refused"
 
 
 @pytest.mark.parametrize(
