@@ -147,7 +147,7 @@ def _adaptation(data: FigureData) -> Figure:
     diverged = diverged_tasks(data.losses).any(axis=1)
     kept = data.losses[~diverged].T  # the same tasks at every step, or the curve would fall by dropping some
     steps = range(len(kept)) if kept.size else []
-    figure, ((axes,),) = make_panels(1, 1, 6.4, 4.0)
+    figure, ((axes,),) = make_panels(1, 1, 9.0, 4.0, right=2.8)
     quartiles = np.array([np.quantile(kept[k], [0.25, 0.5, 0.75]) for k in steps]).reshape(-1, 3).T
     axes.fill_between(steps, quartiles[0], quartiles[2], color=COLOURS[0], alpha=0.2, label="middle half of the tasks")
     axes.plot(steps, quartiles[1], color=COLOURS[0], linestyle="--", label="median")
@@ -160,7 +160,7 @@ def _adaptation(data: FigureData) -> Figure:
     axes.set(xlabel="inner steps", ylabel="loss on query data", yscale="log")
     use_plain_numbers(axes)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))  # beside the curves, never on them
     return figure
 
 
