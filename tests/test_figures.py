@@ -1,4 +1,6 @@
 import dataclasses
+import errno
+import os
 import pickle
 
 import jax
@@ -6,7 +8,9 @@ import jax.numpy as jnp
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
+from tests.conftest import contents
 from twmaml.evaluation import Evaluation
 from twmaml.figures import FigureData, draw_all
 from twmaml.grid import Axis
@@ -84,3 +88,18 @@ def test_a_figure_that_fails_is_told_and_the_others_are_drawn(make_learner, tmp_
 def test_what_figures_are_drawn_from_goes_to_another_process(make_learner, tmp_path):
     data = pickle.loads(pickle.dumps(figure_data(make_learner, FAMILIES["3-D"])))
     assert not draw_all(data, tmp_path).failures
+
+
+def test_a_figure_that_cannot_be_written_leaves_the_one_before(make_learner, tmp_path, monkeypatch):
+    data = figure_data(make_learner, FAMILIES["2-D"])
+    draw_all(data, tmp_path)
+    before = contents(tmp_path)
+
+    def write_half(self, path, **_):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Figure, "savefig", write_half)
+    drawn = draw_all(data, tmp_path)
+    assert (len(drawn.failures), drawn.paths) == (5, [])
+    assert contents(tmp_path) == before

@@ -25,6 +25,7 @@ from twmaml.panels import (
 )
 from twmaml.priority_queue import PriorityQueue
 from twmaml.statistics import TAILS, cell_means, cvar, diverged_tasks, reported_steps
+from twmaml.tracking import at_once
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def draw_all(data: FigureData, folder: Path) -> Drawn:
             if figure is None:
                 continue
             figure.suptitle(f"{data.title}: {name.replace('_', ' ')}", x=0.01, ha="left", fontweight="bold")
-            figure.savefig(folder / f"{name}.png", dpi=120)
+            with at_once(folder / f"{name}.png") as partial:
+                figure.savefig(partial, format="png", dpi=120)
             drawn.paths.append(folder / f"{name}.png")
         except Exception as error:
             drawn.failures.append(f"the figure {name} could not be drawn: {error!r}\n{traceback.format_exc()}")

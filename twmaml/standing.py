@@ -111,6 +111,7 @@ def cut_back(folder: Path, plan: Plan, checkpoint: Checkpoint | None) -> None:
     for path in (folder / "evaluation").glob("*.npz"):
         if path.stem.isdecimal() and not (int(path.stem) <= step and plan.evaluates_at(int(path.stem))):
             path.unlink()
-    for path in (*folder.glob(".*.partial"), *(folder / "evaluation").glob(".*.partial")):
-        path.unlink()
+    for part in (folder, folder / "evaluation", folder / "figures"):
+        for path in part.glob(".*.partial"):
+            path.unlink()
     (folder / "summary.json").unlink(missing_ok=True)

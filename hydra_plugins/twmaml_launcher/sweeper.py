@@ -43,6 +43,8 @@ class ValidatedSweeper(BasicSweeper):
             ConfigurationError: before the first job, if one of them could not run.
             SweepFailedError: after the last, if one of them has failed.
         """
+        from twmaml.tracking import at_once  # noqa: PLC0415  not at the start of whatever runs under Hydra
+
         assert self.config is not None
         assert self.launcher is not None
         assert self.hydra_context is not None
@@ -56,7 +58,8 @@ class ValidatedSweeper(BasicSweeper):
             self._validate(composer, number, job, own_overrides(job, jobs))
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
+        with at_once(folder / "multirun.yaml") as partial:
+            OmegaConf.save(self.config, partial)
         print(f"twmaml: sweep of {len(jobs)} jobs, in {folder}", flush=True)
         returns: list[Sequence[JobReturn]] = []
         for batch in batches:
