@@ -118,6 +118,30 @@ def test_failed_jobs_are_listed_and_stop_no_other(train, tmp_path):
     assert all(line.startswith("failed: the loss of seed") for line in status[:2])
 
 
+def test_a_sampler_of_the_users_own_that_is_no_distribution_any_more_stops_no_other_of_its_group(train, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from dataclasses import dataclass\n"
+        "import jax.numpy as jnp\n"
+        "from twmaml.samplers import Sampler\n"
+        "@dataclass(frozen=True)\n"
+        "class Shrinking(Sampler):\n"
+        "    def probabilities(self, queue, step):\n"
+        "        share = jnp.full(queue.losses.size, 1 / queue.losses.size)\n"
+        "        return jnp.where(step < 30, 1.0, 0.5) * share\n"
+    )
+    (tmp_path / "own" / "sampler").mkdir(parents=True)
+    (tmp_path / "own" / "sampler" / "shrinking.yaml").write_text("_target_: own.Shrinking\n")
+    process = train("--config-dir=own", "--multirun", "sampler=uniform,shrinking", "hydra.sweep.dir=sweep")
+    assert process.returncode == 1
+    first, line = process.stderr.splitlines()
+    assert first == "twmaml: 1 of 2 jobs failed; the others are in sweep"
+    assert "the probabilities of Shrinking are no distribution at meta-step" in line
+    assert line.endswith("they sum to 0.5, the least is 0.025")
+    status = [json.loads((tmp_path / "sweep" / str(i) / "summary.json").read_text())["status"] for i in range(2)]
+    assert status[0] == "finished"
+    assert status[1].startswith("failed: the probabilities of Shrinking")
+
+
 def test_a_job_without_a_folder_stops_no_other_of_its_group(train, tmp_path):
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep" / "0").write_text("a file stands where the folder should be")

@@ -35,6 +35,7 @@ LEVELS = {
     "conf_files": 0,
     "errors": 0.5,
     "command_line": 0.6,
+    "contracts": 3.54,
     "configuration": 3.55,
     "processes": 0,
     "page": 0,

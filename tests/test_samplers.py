@@ -11,7 +11,7 @@ from scipy import stats
 from tests.conftest import SAMPLERS
 from twmaml.grid import Axis, ParameterGrid
 from twmaml.priority_queue import empty_queue
-from twmaml.samplers import EpsilonGreedy, Proportional, _find, _high_product, _thresholds, draw_cells
+from twmaml.samplers import EpsilonGreedy, Proportional, _find, _high_product, _thresholds, draw_cells, is_distribution
 
 SPIKE = optax.join_schedules([optax.constant_schedule(e) for e in (0.5, 2.0, 0.1)], [5000, 8000])
 STEP = jnp.int32(5)
@@ -29,9 +29,16 @@ def queue_with(losses, deltas=None, visits=None):
 @given(signals)
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_probabilities_are_a_distribution_whatever_the_queue_holds(name, losses):
-    p = np.asarray(jax.jit(SAMPLERS[name].probabilities)(queue_with(losses), STEP), float)
+    probabilities = jax.jit(SAMPLERS[name].probabilities)(queue_with(losses), STEP)
+    assert is_distribution(probabilities)
+    p = np.asarray(probabilities, float)
     assert (p >= 0).all()
     np.testing.assert_allclose(p.sum(), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("p", [[0.5, 0.6], [0.5, 0.4], [1.5, -0.5], [0.5, np.nan], [0.0, 0.0], [np.inf, 0.0]])
+def test_what_is_no_distribution(p):
+    assert not is_distribution(jnp.array(p))
 
 
 def test_proportional_follows_its_formula():

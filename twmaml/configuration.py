@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from twmaml.adaptation import Adaptation
 from twmaml.conf_files import suggest_key
+from twmaml.contracts import check_outcome, check_sampler, check_step, telling_where
 from twmaml.errors import ConfigurationError, explain_instantiation, first_invalid, one_line
 from twmaml.evaluation import Evaluation
 from twmaml.memory import least_bytes
@@ -151,7 +152,16 @@ def build_job(cfg: DictConfig) -> Job:
         queries=settings.queries,
         task_devices=settings.devices.tasks,
     )
-    weights = jax.eval_shape(learner.model.init, jax.random.key(0), learner.family.example_input)
+    parts = {
+        "task": learner.family,
+        "sampler": learner.sampler,
+        "model": learner.model,
+        "adaptation": learner.adaptation,
+        "optimizer": learner.optimizer,
+    }
+    with telling_where(parts):
+        check_sampler(learner.sampler, learner.family.grid, learner.meta_batch)
+        weights = jax.eval_shape(learner.model.init, jax.random.key(0), learner.family.example_input)
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(weights))
     if count > _MOST_WEIGHTS:
         raise ConfigurationError(f"model: has {count:.3g} weights. At most {_MOST_WEIGHTS:.0e} are allowed")
@@ -170,18 +180,19 @@ def build_job(cfg: DictConfig) -> Job:
         )
     alone = replace(learner, task_devices=1)
     network = f"model (of {count:.3g} weights)"
-    try:
+    with telling_where(parts):
         state = jax.eval_shape(lambda: alone.init(0))
-        training = least_bytes(alone.meta_step, state)
-        judging = least_bytes(lambda state: evaluation.losses(state.meta_params, evaluation.tasks()), state)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise ConfigurationError(f"task, model and adaptation do not fit together: {one_line(error)}") from error
+        task = jnp.zeros(len(grid.axes))
+        check_outcome(jax.eval_shape(alone.adapted_outcome, state.meta_params, state.key, task))
+        training, (after, *_) = jax.make_jaxpr(alone.meta_step, return_shape=True)(state)
+        check_step(state, after)
+        judging = jax.make_jaxpr(lambda state: evaluation.losses(state.meta_params, evaluation.tasks()))(state)
     batch = f"meta_batch={learner.meta_batch} shots={learner.shots} queries={learner.queries}"
     inner = f"adaptation.steps={learner.adaptation.steps} task.*.cells={[*learner.family.grid.shape]}"
     data = f"evaluation.queries={asked.queries} evaluation.steps={asked.steps} shots={learner.shots}"
     needs = [
-        Need("training", training, f"{batch} {inner} {network}"),
-        Need("evaluating", judging, f"{cells} {data} {network}"),
+        Need("training", least_bytes(training), f"{batch} {inner} {network}"),
+        Need("evaluating", least_bytes(judging), f"{cells} {data} {network}"),
     ]
     return Job(learner, evaluation, needs)
 

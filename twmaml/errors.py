@@ -2,7 +2,8 @@
 
 import re
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import jax
 from hydra.errors import CompactHydraException, InstantiationException, OverrideParseException
@@ -103,8 +104,26 @@ def explain_instantiation(error: InstantiationException, key: str) -> str:
     head = str(error).splitlines()[0]
     target = re.search(r"'([^']+)'", head)
     if "locating target" in head and target:
-        return f"{full_key}._target_={target.group(1)}: there is nothing of that name to import"
+        return f"{full_key}._target_={target.group(1)}: {_why_not_imported(target.group(1), cause)}"
     return f"{full_key}: {one_line(cause if cause is not None else error)}"
+
+
+def _why_not_imported(target: str, error: BaseException | None) -> str:
+    reason = error and (error.__cause__ or error.__context__)
+    if reason is None or (isinstance(reason, ModuleNotFoundError) and f"{target}.".startswith(f"{reason.name}.")):
+        return "there is nothing of that name to import"
+    place = innermost(reason, lambda package: package not in ("hydra", "importlib"))
+    where = f" ({place[1]})" if place and not isinstance(reason, SyntaxError) else ""  # whose message has it
+    return f"cannot be imported: {type(reason).__name__}: {one_line(reason)}{where}"
+
+
+def innermost(error: BaseException, accepts: Callable[[str], bool]) -> tuple[str, str] | None:
+    """The last place that an error came through in packages that are accepted: the package, and the line in it."""
+    for frame, line in reversed([*traceback.walk_tb(error.__traceback__)]):
+        package = str(frame.f_globals.get("__name__")).partition(".")[0]
+        if accepts(package):
+            return package, f"{Path(frame.f_code.co_filename).name}:{line}, in {frame.f_code.co_name}"
+    return None
 
 
 def first_invalid(error: ValidationError, prefix: str) -> str:

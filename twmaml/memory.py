@@ -2,21 +2,16 @@
 
 import math
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import psutil
+from jax.extend.core import ClosedJaxpr
 
 
-def least_bytes(program: Callable[..., Any], *arguments: Any) -> float:
-    """Bytes that a program cannot do without: what it takes and returns, and the largest array in between.
-
-    Args:
-        program: is traced, neither compiled nor run.
-        arguments: of the program; shapes and types are enough.
-    """
-    traced = jax.make_jaxpr(program)(*arguments)
+def least_bytes(traced: ClosedJaxpr) -> float:
+    """Bytes that a traced program cannot do without: what it takes and returns, and the largest array in between."""
     ends = sum(_bytes(aval) for aval in (*traced.in_avals, *traced.out_avals))
     return ends + max(map(_bytes, _arrays_in(traced)), default=0)
 

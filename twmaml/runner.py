@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key, UInt32
 from twmaml.adaptation import Adaptation, adapt
 from twmaml.models import Model
 from twmaml.priority_queue import PriorityQueue, empty_queue, queue_metrics, record
-from twmaml.samplers import Draw, Sampler
+from twmaml.samplers import Draw, Sampler, is_distribution
 from twmaml.tasks.base import Outcome, TaskFamily
 from twmaml.types import LossOf, MetaParams, Params, Predict, Step
 
@@ -38,7 +38,8 @@ class Chunk(NamedTuple):
     """By name: means over the steps for `train` and `weights` (the maximum for `weights/max`), the state
     after the last step for `queue` and `sampler`."""
     first_failure: Int[Array, ""]
-    """The first step whose loss is not finite, or would not be for the weights are not; else `NO_FAILURE`."""
+    """The first step whose loss is not finite, or would not be for the weights or the sampler's probabilities are none;
+    else `NO_FAILURE`. Probabilities are looked at after the last step only."""
 
 
 NO_FAILURE = jnp.iinfo(jnp.int32).max
@@ -146,9 +147,9 @@ class MetaLearner:
         carry = (state, sums, jnp.float32(0), jnp.int32(NO_FAILURE))
         state, sums, largest_weight, first_failure = jax.lax.fori_loop(0, steps, body, carry)
         finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state.meta_params)]
-        broken = jnp.where(jnp.all(jnp.stack(finite)), NO_FAILURE, state.step)  # what the last update did
-        first_failure = jnp.minimum(first_failure, broken)
         p = self.sampler.probabilities(state.queue, state.step)
+        sound = jnp.stack([*finite, is_distribution(p)])  # what the last update did
+        first_failure = jnp.minimum(first_failure, jnp.where(jnp.all(sound), NO_FAILURE, state.step))
         metrics = {
             **{name: total / steps for name, total in sums.items()},
             "weights/max": largest_weight,

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, UInt32
+from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
@@ -205,6 +205,11 @@ def _fill_unknown(signal: Float[Array, " cells"], initial: float | None) -> Floa
     else:
         fill = jnp.float32(initial)
     return jnp.where(unknown, fill, signal)
+
+
+def is_distribution(p: Float[Array, " cells"]) -> Bool[Array, ""]:
+    """Whether no probability is negative or NaN and they sum to 1, up to what rounding may do to many."""
+    return jnp.all(p >= 0) & (jnp.abs(jnp.sum(p) - 1) < 0.01)
 
 
 def draw_cells(key: Key[Array, ""], p: Float[Array, " cells"], n: int) -> Int[Array, " tasks"]:

@@ -22,7 +22,7 @@ from twmaml.priority_queue import visit_loss_correlation
 from twmaml.programs import Programs
 from twmaml.run import Plan, Run
 from twmaml.runner import NO_FAILURE, Chunk, RunState
-from twmaml.samplers import Sampler
+from twmaml.samplers import Sampler, is_distribution
 from twmaml.statistics import summarize
 from twmaml.tracking import at_once, read_metrics, run_log, write_json
 
@@ -101,17 +101,13 @@ class Session:
         plan = self._plan
         self._start = step = self._runs[0].step
         show("training")
+        self._fail_where_due(step, self._programs.advance(self._states, 0)[1])  # a sampler may be wrong at once
         while step < plan.steps and not stopping and self._running():
             stop = plan.next_stop(step)
             began = time.perf_counter()
             states, chunk = self._programs.advance(self._states, stop - step)
             self._seconds += time.perf_counter() - began
-            failing: dict[int, list[int]] = {}
-            for i, run in enumerate(self._runs):
-                if run.status == "running" and chunk.first_failure[i] != NO_FAILURE:
-                    failing.setdefault(int(chunk.first_failure[i]), []).append(i)
-            for failure, indices in failing.items():
-                self._fail(indices, step, failure)
+            self._fail_where_due(step, chunk)
             if not self._running():
                 break
             previous, self._states, step = step, states, stop
@@ -188,6 +184,15 @@ class Session:
             for i, run in enumerate(self._runs)
         ]
 
+    def _fail_where_due(self, start: int, chunk: Chunk) -> None:
+        """Ends the runs that have failed in a chunk."""
+        failing: dict[int, list[int]] = {}
+        for i in self._running():
+            if chunk.first_failure[i] != NO_FAILURE:
+                failing.setdefault(int(chunk.first_failure[i]), []).append(i)
+        for failure, indices in failing.items():
+            self._fail(indices, start, failure)
+
     def _fail(self, indices: Sequence[int], start: int, failure: int) -> None:
         """Ends runs whose loss is not finite at a step of this chunk: goes again to just before it, and keeps that."""
         healthy, rows = self._states, None
@@ -208,7 +213,8 @@ class Session:
         for i in [i for i in self._running() if i in indices]:
             with self._alone(i) as run:
                 run.finish_figures()
-                run.status = _describe_failure(run, failure)
+                _, probabilities, _ = self._programs.illustrate(self._states, i)
+                run.status = _describe_failure(run, failure, probabilities)
                 self._close(run)
         self._states = healthy
 
@@ -322,9 +328,15 @@ def _save_arrays(path: Path, **arrays: Any) -> None:
         np.savez(file, **arrays)
 
 
-def _describe_failure(run: Run, step: int) -> str:
+def _describe_failure(run: Run, step: int, probabilities: np.ndarray | None = None) -> str:
     """The line that says why a run failed, which is logged too."""
-    line = f"the loss of seed {run.seed} is not finite at meta-step {step}: {_likely_cause(run)}"
+    if probabilities is None or is_distribution(jnp.asarray(probabilities)):
+        line = f"the loss of seed {run.seed} is not finite at meta-step {step}: {_likely_cause(run)}"
+    else:
+        line = (
+            f"the probabilities of {type(run.sampler).__name__} are no distribution at meta-step {step} of seed "
+            f"{run.seed}: they sum to {probabilities.sum():g}, the least is {probabilities.min():g}"
+        )
     run_log(run.folder).info(line)
     return line
 

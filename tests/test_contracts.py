@@ -1,0 +1,118 @@
+"""Parts of the user's own that do not keep their protocol: one line says which, what was wanted and what came."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+import pytest
+
+from tests.test_configuration import build, mistake
+from twmaml.contracts import telling_where
+from twmaml.samplers import Draw, Sampler, Uniform
+from twmaml.tasks.base import Outcome
+from twmaml.tasks.sinusoid import Sinusoid
+
+CELLS = 49 * 36
+
+
+@dataclass(frozen=True)
+class FaultySampler(Sampler):
+    fault: str = ""
+
+    def probabilities(self, queue: Any, step):
+        p = jnp.full(queue.losses.size, 1 / queue.losses.size)
+        faulty: dict[str, Any] = {
+            "a column": lambda: p[:, None],
+            "one cell less": lambda: p[1:],
+            "integers": lambda: jnp.ones(p.size, int),
+            "nothing": lambda: None,
+            "a typing error": lambda: queue.loses,
+            "python's if": lambda: p if step > 0 else 2 * p,
+        }
+        return faulty.get(self.fault, lambda: p)()
+
+    def metrics(self, step) -> Any:
+        match self.fault:
+            case "a metric of many numbers":
+                return {"temperature": jnp.ones(3)}
+            case "a list of metrics":
+                return [step]
+            case "an error in metrics":
+                raise KeyError("temperature")
+        return {}
+
+    def draw(self, key, grid, queue, step, n):
+        tasks, cells, weights = super().draw(key, grid, queue, step, n)
+        return Draw(tasks, cells, jnp.mean(weights) if self.fault == "one weight" else weights)
+
+
+@dataclass(frozen=True)
+class FaultyTask(Sinusoid):
+    fault: str = ""
+
+    def outcome(self, predict, data):
+        loss = super().outcome(predict, data).loss
+        score = loss[None] if self.fault == "a score in brackets" else loss
+        metrics = {"errors": (predict(data.inputs) - data.targets)} if self.fault == "a metric an example" else {}
+        return Outcome(loss, score, metrics)
+
+    def target(self, parameters, x):
+        return parameters["height" if self.fault == "a wrong name" else "amplitude"] * x
+
+
+def counting_in_floats(**_):
+    update: Any = lambda updates, count, params=None: (updates, count + 1.0)  # noqa: E731
+    return optax.GradientTransformation(lambda params: jnp.int32(0), update)
+
+
+def of_shape(shape):
+    return f" must be floats of shape ({CELLS},). Got {shape}"
+
+
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [
+        ("a column", f"sampler: probabilities{of_shape(f'float32[{CELLS},1]')}"),
+        ("one cell less", f"sampler: probabilities{of_shape(f'float32[{CELLS - 1}]')}"),
+        ("integers", f"sampler: probabilities{of_shape(f'int32[{CELLS}]')}"),
+        ("nothing", f"sampler: probabilities{of_shape('a NoneType')}"),
+        (
+            "a typing error",
+            "sampler: AttributeError: 'PriorityQueue' object has no attribute 'loses' (test_contracts.py",
+        ),
+        ("python's if", "sampler: TracerBoolConversionError: Attempted boolean conversion of traced array"),
+        ("a metric of many numbers", "sampler: the metric temperature must be one number. Got float32[3]"),
+        ("a list of metrics", "sampler: metrics must return numbers by name. Got a list"),
+        ("an error in metrics", "sampler: KeyError: 'temperature' (test_contracts.py"),
+        ("one weight", "sampler: the weights of a draw must be floats of shape (25,). Got float32[]"),
+    ],
+)
+def test_a_sampler(fault, line):
+    target = f"sampler._target_={__name__}.FaultySampler"
+    build("sampler=uniform", target)
+    assert mistake("sampler=uniform", target, f"+sampler.fault={fault!r}").startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [
+        ("a score in brackets", "task: the score of an outcome must be one number. Got float32[1]"),
+        ("a metric an example", "task: the metric errors of an outcome must be one number. Got float32[10,1]"),
+        ("a wrong name", "task: KeyError: 'height' (test_contracts.py"),
+    ],
+)
+def test_a_task_family(fault, line):
+    target = f"task._target_={__name__}.FaultyTask"
+    build(target)
+    assert mistake(target, f"+task.fault={fault!r}").startswith(line)
+
+
+def test_an_optimizer_whose_state_changes_its_type():
+    line = mistake(f"optimizer._target_={__name__}.counting_in_floats")
+    assert "must leave every number's type as it is; of opt_state it makes int32[] into float32[]" in line
+
+
+def test_a_fault_of_no_user_is_not_blamed_on_one():
+    with pytest.raises(KeyError), telling_where({"sampler": Uniform()}):
+        raise KeyError("a bug")
