@@ -250,11 +250,11 @@ def compare_runs(blocks: int, steps: int, overrides: Sequence[str]) -> None:
     print(f"{'ratio':<28} {np.median(ratios):8.2f} [{min(ratios):.2f}, {max(ratios):.2f}]")
 
 
-def command(folder: Path, *overrides: str) -> subprocess.Popen[bytes]:
+def command(folder: Path, *overrides: str, stderr: Any = None) -> subprocess.Popen[bytes]:
     """Starts the command line in an empty folder, with nothing cached."""
     environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "WANDB_MODE": "offline"}
     arguments = [sys.executable, "-m", "twmaml.train", "--multirun", "hydra.sweep.dir=sweep", *overrides]
-    return subprocess.Popen(arguments, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(arguments, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=stderr)
 
 
 def seconds_to_first_step(samplers: str, seeds: int, overrides: Sequence[str]) -> float:
@@ -262,11 +262,13 @@ def seconds_to_first_step(samplers: str, seeds: int, overrides: Sequence[str]) -
     with tempfile.TemporaryDirectory() as name:
         folder, began = Path(name), time.perf_counter()
         seed = ",".join(map(str, range(seeds)))
-        process = command(folder, samplers, f"seed={seed}", "log_every=1", *overrides)
+        errors = folder / "errors"  # the processes that it leaves behind when it is killed complain
+        with errors.open("wb") as file:
+            process = command(folder, samplers, f"seed={seed}", "log_every=1", *overrides, stderr=file)
         rows = folder / "sweep" / "0" / "metrics.csv"
         while not rows.exists() or rows.read_text().count("\n") < 3:
             if process.poll() is not None:
-                raise RuntimeError("the sweep ended before its first meta-step")
+                raise RuntimeError(f"the sweep ended before its first meta-step: {errors.read_text()}")
             time.sleep(0.02)
         seconds = time.perf_counter() - began
         process.kill()

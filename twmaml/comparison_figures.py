@@ -84,7 +84,7 @@ def _curve_panels(comparison: Comparison, by_panel: Mapping[str, Any], x: np.nda
         _lines(axes, x, curves)
         set_title(axes, title)
         axes.set(xlabel=label, yscale="log")
-        use_plain_numbers(axes)
+        use_plain_numbers(axes.yaxis)
     _legend(figure, panels[0])
     return figure
 
@@ -181,7 +181,8 @@ def _distribution(comparison: Comparison) -> Figure:
         )
     axes.set(xlabel=f"loss after {k} inner steps", ylabel="share of the cells with at least this loss")
     axes.set(xscale="log", yscale="log")
-    use_plain_numbers(axes)
+    use_plain_numbers(axes.yaxis)
+    use_plain_numbers(axes.xaxis)
     _legend(figure, axes)
     return figure
 
@@ -200,7 +201,7 @@ def _parameters(comparison: Comparison) -> Figure:
         _lines(axes, (edges[:-1] + edges[1:]) / 2, curves)
         axes.set(xlabel=axis_label(grid, name), yscale="log")
         set_title(axes, f"loss after {k} inner steps, mean over the others")
-        use_plain_numbers(axes)
+        use_plain_numbers(axes.yaxis)
     _legend(figure, panels[0])
     return figure
 
@@ -287,7 +288,8 @@ def _visits(comparison: Comparison) -> Figure | None:
         axes.set(xscale="log", yscale="log", xlabel=f"loss after {k} inner steps")
         axes.sharey(panels[0]) if axes is not panels[0] else None
         axes.grid(alpha=0.3)
-        use_plain_numbers(axes)
+        use_plain_numbers(axes.yaxis)
+        use_plain_numbers(axes.xaxis)
         set_title(axes, arm.name)
     panels[0].set_ylabel("visits of the cell")
     return figure

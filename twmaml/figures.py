@@ -137,9 +137,11 @@ def _evaluation(data: FigureData) -> Figure:
         for colour, step in zip(COLOURS, reported_steps(k), strict=False):
             losses = data.losses[~diverged[:, step], step]
             style: dict[str, Any] = {"histtype": "step", "linewidth": 1.5, "color": colour}
-            distribution.hist(losses, bins=bins, label=f"{step} steps", **style)
+            distribution.hist(losses, bins=bins, label=f"{step}", **style)
         distribution.set_xscale("log")
-        distribution.legend(title="inner steps", fontsize=8)
+        use_plain_numbers(distribution.xaxis)
+        beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "frameon": False}
+        distribution.legend(title="inner steps", fontsize=8, title_fontsize=8, **beside)
     distribution.set(xlabel="loss", ylabel="evaluation tasks")
     set_title(distribution, f"distribution over {len(data.losses)} tasks")
     return figure
@@ -160,7 +162,7 @@ def _adaptation(data: FigureData) -> Figure:
     if diverged.any():
         axes.plot([], [], " ", label=f"left out: {diverged.sum()} that diverged at some step")
     axes.set(xlabel="inner steps", ylabel="loss on query data", yscale="log")
-    use_plain_numbers(axes)
+    use_plain_numbers(axes.yaxis)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))  # beside the curves, never on them
     return figure
@@ -196,7 +198,7 @@ def _learning_curves(data: FigureData) -> Figure:
         if shown.size and (shown > 0).all():  # not the counts, nor what is unknown before the first meta-step
             axes.set_yscale("log")
             axes.autoscale(axis="y")
-            use_plain_numbers(axes)
+            use_plain_numbers(axes.yaxis)
         axes.grid(alpha=0.3)
     return figure
 

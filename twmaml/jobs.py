@@ -124,11 +124,15 @@ def prepare_job(cfg: DictConfig) -> Request:
         ExpectedError: if one of them holds a run that cannot go on, or another process is there.
     """
     request = read_request(cfg)
-    for run_folder in request.folders:
-        check(request.config, run_folder)
-        for name in ("checkpoints", "evaluation", "figures"):
-            (run_folder / name).mkdir(parents=True, exist_ok=True)
-        request.locks.append(FolderLock(run_folder))
+    try:
+        for run_folder in request.folders:
+            check(request.config, run_folder)
+            for name in ("checkpoints", "evaluation", "figures"):
+                (run_folder / name).mkdir(parents=True, exist_ok=True)
+            request.locks.append(FolderLock(run_folder))
+    except BaseException:
+        request.release()
+        raise
     return request
 
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -82,20 +84,22 @@ def set_title(axes: Axes, text: str) -> None:
     axes.set_title(text, fontsize=10, y=1.0)  # a fixed height, which would take half of the drawing's time to find
 
 
-def use_plain_numbers(axes: Axes) -> None:
+def use_plain_numbers(axis: Axis) -> None:
     """Marks 0.2, 0.5, 1 beside a logarithmic axis that has its range, instead of powers of ten and what lies between.
 
     A tick takes a millisecond, so few of them make figures quick too.
     """
-    low, high = axes.get_ylim()
+    low, high = axis.get_view_interval()
     decades = np.log10(high / low)
     steps = LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2.5 else (1.0,))
-    axes.yaxis.set_major_locator(MaxNLocator(4) if decades < 0.8 else steps)
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_locator(MaxNLocator(4) if decades < 0.8 else steps)
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def add_colour_bar(axes: Axes, mesh: Any, label: str = "", extend: str = "neither") -> None:
     """Puts what the colours mean at the right of a panel."""
     cax = axes.inset_axes((1.03, 0.0, 0.05, 1.0))
     axes.figure.colorbar(mesh, cax=cax, label=label, extend=extend)
+    if isinstance(mesh.norm, LogNorm):
+        use_plain_numbers(cax.yaxis)

@@ -39,6 +39,11 @@ class Request:
         """The folder of each run: the job's own, or for a list of seeds one in it for each."""
         return run_folders(self.folder, self.settings.seed)
 
+    def release(self) -> None:
+        """Lets other processes into the folders."""
+        for lock in self.locks:
+            lock.release()
+
     @property
     def title(self) -> str:
         """The sampler and the task."""

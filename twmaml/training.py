@@ -127,8 +127,7 @@ def _holding(requests: Sequence[Request]) -> Iterator[None]:
         yield
     finally:
         for request in requests:
-            for lock in request.locks:
-                lock.release()
+            request.release()
 
 
 def _train_together(
