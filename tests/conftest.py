@@ -182,7 +182,16 @@ def _leveldb_records(content):
 
 
 def write_run(
-    folder, losses=None, *, seed=0, sampler="uniform", task="sin2d", job=None, sampler_config=None, **changes
+    folder,
+    losses=None,
+    *,
+    seed=0,
+    sampler="uniform",
+    task="sin2d",
+    job=None,
+    sampler_config=None,
+    task_config=None,
+    **changes,
 ):
     """The files of a finished run, without training: losses [evaluations, tasks, inner steps + 1] on a 4 x 3 grid."""
     losses = np.full((3, 12, 6), 1.0 + seed) if losses is None else losses
@@ -195,6 +204,7 @@ def write_run(
         "evaluation": {"seed": 0, "draws": tasks // 12, "queries": 100},
         "adaptation": {"steps": 1},
         "sampler": sampler_config or {"signal": "losses"},
+        "task": task_config or {},
     }
     config |= changes
     (folder / "evaluation").mkdir(parents=True)

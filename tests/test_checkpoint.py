@@ -79,6 +79,15 @@ def test_a_state_comes_back_to_the_bit(folder, trained):
     assert repr(read.notes) == repr(checkpoint(state, 20).notes)  # NaN is not equal to itself
 
 
+def test_numbers_of_half_precision_come_back(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    weights = {"a": jnp.arange(6, dtype=jnp.bfloat16).reshape(2, 3), "b": jnp.float16(1.5)}
+    write(tmp_path, checkpoint(weights, 10), keep=1)
+    (read,) = newest([tmp_path])
+    assert read is not None
+    assert_trees_equal(unpack(jax.eval_shape(lambda: weights), read.arrays), weights)
+
+
 def test_only_the_newest_are_kept_and_those_of_later_steps_go(folder, trained):
     for step in (30, 40):
         write(folder, checkpoint(trained[1], step), keep=2)

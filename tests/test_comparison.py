@@ -1,6 +1,7 @@
 """Each statistic against a computation from its definition, with plain NumPy and Python."""
 
 import itertools
+import json
 import math
 from typing import Any
 
@@ -127,6 +128,22 @@ def test_pairs_take_away_what_seeds_have_in_common():
     assert found.p == pytest.approx(2 / 2**8)
 
 
+def test_a_run_without_a_value_has_no_difference_and_is_the_worst_of_all():
+    ours, theirs = rng().normal(0, 1, (2, 5, 2))
+    ours[3, 1] = np.nan
+    found = difference(ours, theirs, np.mean)
+    assert np.isfinite([*found.estimate, found.p])[:, 0].all()
+    assert np.isnan([*found.estimate, found.p])[:, 1].all()
+    better, worse = probability_of_improvement(ours, theirs).value, probability_of_improvement(theirs, ours).value
+    np.testing.assert_allclose(better + worse, 1)
+    wins = (np.delete(ours[:, 1], 3)[:, None] < theirs[:, 1]).sum()
+    assert better[1] == wins / 25
+    for metric in (METRICS["mean_median"], METRICS["mean_iqm"]):
+        huge = np.where(np.isnan(ours), 1e9, ours)
+        np.testing.assert_allclose(metric.aggregate(ours, axis=0), metric.aggregate(huge, axis=0))
+        assert np.isnan(metric.aggregate(np.full(5, np.nan), axis=0))
+
+
 def test_holm_by_hand():
     assert adjust_holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert adjust_holm([0.01, math.nan])[0] == 0.01
@@ -194,7 +211,9 @@ def test_a_comparison_puts_every_run_in_its_place(tmp_path, losses):
         assert (low <= value).all()
         assert (value <= high).all()
         np.testing.assert_allclose(comparison.loss_maps(arm, 1), cells[:, 1].mean(axis=0))
-        loss, task, seed = comparison.worst_task(arm, 5)
+        worst = comparison.worst_task(arm, 5)
+        assert worst is not None
+        loss, task, seed = worst
         last = losses[arm.name][:, 1, :, 5]
         assert loss == last.max() == last[seed].max()
         i = last[seed].argmax() // 2
@@ -231,8 +250,24 @@ def test_without_a_baseline_nothing_is_subtracted(tmp_path, losses):
 def test_runs_of_different_length_are_compared_where_both_were_evaluated(tmp_path):
     write_run(tmp_path / "short", np.ones((3, 12, 6)), sampler="uniform")
     write_run(tmp_path / "long", np.ones((5, 12, 6)), sampler="delta")
+    end = np.ones((5, 12, 6))
+    end[3:, 4] = 7.0  # after the last evaluation that both have
+    write_run(tmp_path / "longer", end, sampler="weighted")
     comparison = Comparison(group_runs(read_runs([tmp_path])[0]), "uniform")
     assert list(comparison.steps) == [0, 10, 20]
+    for arm in comparison.arms:
+        worst = comparison.worst_task(arm, 5)
+        assert worst is not None
+        assert worst[0] == 1
+
+
+def test_when_every_task_has_diverged_there_is_no_worst_one(tmp_path):
+    losses = np.ones((2, 12, 6))
+    losses[-1, :, 5] = np.inf
+    write_run(tmp_path / "0", losses)
+    comparison = Comparison(group_runs(read_runs([tmp_path])[0]), None)
+    assert comparison.worst_task(comparison.arms[0], 5) is None
+    assert comparison.worst_task(comparison.arms[0], 1) is not None
 
 
 def test_budgets_are_spent_equally(tmp_path):
@@ -246,6 +281,17 @@ def test_budgets_are_spent_equally(tmp_path):
     assert means["uniform"][0, 5] == pytest.approx(1)
     assert means["delta"][0, 5] == pytest.approx(2)  # half of its meta-steps
     assert comparison.at_budget("seconds")[0] == pytest.approx(0.2)
+    assert comparison.units == ["meta-steps", "tasks", "seconds"]
+
+
+@pytest.mark.parametrize("changes", [{"runs_at_once": 8}, {"meta_steps_per_second": None}, {"device": "another"}])
+def test_speeds_that_were_not_measured_alike_are_no_budget(changes, tmp_path):
+    for name in ("uniform", "delta"):
+        write_run(tmp_path / name, sampler=name)
+    summary = json.loads((tmp_path / "delta" / "summary.json").read_text())
+    (tmp_path / "delta" / "summary.json").write_text(json.dumps(summary | changes))
+    comparison = Comparison(group_runs(read_runs([tmp_path])[0]), "uniform")
+    assert comparison.units == ["meta-steps", "tasks"]
 
 
 def test_health_tells_how_stale_the_queue_is(tmp_path):

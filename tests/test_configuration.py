@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import optax
 import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -50,6 +51,16 @@ def test_every_file_composes_and_builds(group, choice):
 @pytest.mark.parametrize("experiment", [choice for group, choice in BUILT if group == "experiment"])
 def test_every_experiment_goes_with_every_sampler(experiment, sampler):
     build(f"experiment={experiment}", f"sampler={sampler}")
+
+
+def rate_of_each_layer(learning_rate):
+    rates: dict[Any, Any] = {"first": optax.sgd(learning_rate), "others": optax.sgd(learning_rate / 10)}
+    label = lambda weights: tuple("others" if i else "first" for i in range(len(weights)))  # noqa: E731
+    return optax.multi_transform(rates, label)
+
+
+def test_an_optimizer_may_look_at_the_weights():
+    build(f"optimizer._target_={__name__}.rate_of_each_layer")
 
 
 def test_the_defaults_are_the_predecessors_sinusoids():
@@ -138,7 +149,10 @@ def test_the_predecessor_has_no_floor_and_its_own_epsilon():
         (["model._target_=twmaml.grid.Axis"], "model"),
         (["optimizer._target_=optax.sgdd"], "optimizer._target_=optax.sgdd: there is nothing of that name"),
         (["optimizer.learning_rate=abc"], "optimizer.learning_rate=abc: must be a number above 0"),
-        (["model.outputs=2"], "do not fit together: the network's outputs must have shape (10, 1). Got (10, 2)"),
+        (
+            ["model.outputs=2"],
+            "the network's outputs and the targets must have the same shape. Got (10, 2) and (10, 1)",
+        ),
         (["wandb.mode=on"], "wandb.mode=on: must be 'auto', 'online', 'offline' or 'disabled'"),
         (["steps=${nope}"], "nope"),
         (

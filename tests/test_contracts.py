@@ -54,6 +54,8 @@ class FaultyTask(Sinusoid):
     def outcome(self, predict, data):
         loss = super().outcome(predict, data).loss
         score = loss[None] if self.fault == "a score in brackets" else loss
+        if self.fault == "a metric of a taken name":
+            return Outcome(loss, loss, {"loss": loss})
         metrics = {"errors": (predict(data.inputs) - data.targets)} if self.fault == "a metric an example" else {}
         return Outcome(loss, score, metrics)
 
@@ -99,6 +101,7 @@ def test_a_sampler(fault, line):
     [
         ("a score in brackets", "task: the score of an outcome must be one number. Got float32[1]"),
         ("a metric an example", "task: the metric errors of an outcome must be one number. Got float32[10,1]"),
+        ("a metric of a taken name", "task: a metric must not be called loss"),
         ("a wrong name", "task: KeyError: 'height' (test_contracts.py"),
     ],
 )

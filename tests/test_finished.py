@@ -88,8 +88,8 @@ def change_summary(folder, **changes):
         (fail, "failed: the loss of seed 1 is not finite"),
         (interrupt, "interrupted"),
         (damage_json, "damaged"),
-        (cut_arrays, "damaged"),
-        (pickle_arrays, "damaged: Object arrays cannot be loaded"),
+        (cut_arrays, "20.npz is damaged: "),
+        (pickle_arrays, "20.npz is damaged: Object arrays cannot be loaded"),
         (cut_metrics, "its files end before meta-step 20"),
         (break_yaml, "damaged"),
         (name_code, "damaged: could not determine a constructor"),
@@ -118,9 +118,13 @@ def test_runs_of_another_task_or_evaluation_are_left_out(tmp_path):
     write_run(tmp_path / "inner", losses=np.ones((3, 12, 4)))
     write_run(tmp_path / "data", evaluation={"seed": 1})
     write_run(tmp_path / "shots", shots=5)
+    write_run(tmp_path / "fixed", task_config={"frequency": 2.0}, sampler="delta")
+    write_run(tmp_path / "cells", task_config={"amplitude": {"cells": 7}}, sampler="delta")
     runs, left_out = read_runs([tmp_path])
-    assert [run.folder.name for run in runs] == ["same0", "same1", "same2"]
-    assert set(reasons(left_out)) == {"task", "inner", "data", "shots"}
+    assert [run.folder.name for run in runs] == ["cells", "same0", "same1", "same2"]
+    assert set(reasons(left_out)) == {"task", "inner", "data", "shots", "fixed"}
+    assert reasons(left_out)["shots"] == "of another task or evaluation: shots=5"
+    assert reasons(left_out)["fixed"] == "of another task or evaluation: task.frequency=2.0"
     assert all(reason.startswith("of another task or evaluation") for reason in reasons(left_out).values())
 
 

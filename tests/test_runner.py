@@ -9,8 +9,10 @@ from scipy import stats
 
 from tests.conftest import SAMPLERS, assert_trees_equal
 from twmaml.adaptation import MAML
+from twmaml.grid import Axis
 from twmaml.runner import NO_FAILURE, over_runs, shard_runs
 from twmaml.samplers import Draw, EpsilonGreedy, OneOf, Proportional, Sampler, Uniform
+from twmaml.tasks.sinusoid import Sinusoid
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_other_ones(make_learner):
@@ -207,6 +209,31 @@ def test_a_loss_that_is_not_finite_names_its_step(make_learner):
     assert chunk.first_failure == NO_FAILURE
     _, chunk = jax.jit(learner.train_chunk)(learner.init(0), jnp.int32(30))
     assert chunk.first_failure == 13
+
+
+class Shrinking(Uniform):
+    def probabilities(self, queue, step):
+        return jnp.where(step < 12, 1.0, 0.5) * super().probabilities(queue, step)
+
+
+def test_probabilities_that_are_none_end_a_chunk(make_learner, sampler):
+    train, steps = jax.jit(make_learner(Shrinking()).train_chunk), jnp.arange(30)
+    state = make_learner(Shrinking()).init(0)
+    failures = [int(train(state, n)[1].first_failure) for n in steps]
+    assert failures == [NO_FAILURE] * 12 + [*range(12, 30)]
+    learner = make_learner(sampler)
+    assert jax.jit(learner.train_chunk)(learner.init(0), jnp.int32(0))[1].first_failure == NO_FAILURE
+
+
+@pytest.mark.parametrize("factor", [-1.0, np.nan])
+def test_a_score_that_is_negative_or_none_names_its_step(factor, make_learner):
+    class Judged(Sinusoid):
+        def outcome(self, predict, data):
+            outcome = super().outcome(predict, data)
+            return outcome._replace(score=factor * outcome.score)
+
+    learner = make_learner(family=Judged(Axis(0.5, 4.5, 4), Axis(0.0, 180.0, 5, "deg"), 1.0, -5.0, 5.0))
+    assert jax.jit(learner.train_chunk)(learner.init(0), jnp.int32(5))[1].first_failure == 0
 
 
 def test_metrics_of_a_chunk_are_means_over_its_steps(make_learner):

@@ -246,7 +246,7 @@ def _checksum(checkpoint: Checkpoint) -> int:
     checksum = zlib.crc32(json.dumps(asdict(checkpoint.notes), sort_keys=True).encode())
     for name, array in sorted(checkpoint.arrays.items()):
         checksum = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), checksum)
-        checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, checksum)
     return checksum
 
 

@@ -88,6 +88,8 @@ def compare(folders: Sequence[Path], baseline: str, output: Path) -> "Comparison
 
 def describe_limits(comparison: "Comparison", left_out: "Sequence[LeftOut]") -> list[str]:
     """What a reader has to know before believing the figures, in whole sentences."""
+    from twmaml.finished import differing_keys  # noqa: PLC0415
+
     notes = []
     seeds = [len(arm.runs) for arm in comparison.arms]
     if min(seeds) < FEW_SEEDS:
@@ -105,11 +107,30 @@ def describe_limits(comparison: "Comparison", left_out: "Sequence[LeftOut]") -> 
             "however large a difference is: judge by the intervals, or run more seeds."
         )
     if comparison.baseline is None and len(comparison.arms) > 1:
-        notes.append("No uniform sampler is among the runs: choose a --baseline to see differences.")
-    share = {arm.name: float(comparison.values(arm, "diverged")[:, -1].max()) for arm in comparison.arms}
-    for name, most in share.items():
-        if most > 0:
-            notes.append(f"{name}: up to {most:.2g} % of a run's tasks diverged; they are left out of its figures.")
+        present = [arm.name for arm in comparison.arms if arm.name.split()[0] == "uniform"]
+        found = f"There are several uniform ones, {', '.join(present)}" if present else "No uniform sampler is there"
+        notes.append(f"{found}: choose a --baseline to see differences.")
+    for arm in comparison.arms:
+        if comparison.baseline not in (None, arm.name) and ("mean", arm.name) not in comparison.differences:
+            notes.append(f"{arm.name} and {comparison.baseline} have no seed in common, so there is no difference.")
+    for arm in comparison.arms:
+        k = comparison.inner_steps[-1]
+        shares = comparison.values(arm, "diverged")[:, -1, k]
+        if (most := shares.max()) > 0:
+            notes.append(
+                f"{arm.name}: after {k} inner steps up to {most:.3g} % of a run's tasks have diverged; "
+                "they are left out of its figures."
+            )
+        if none := [str(seed) for seed, share in zip(arm.seeds, shares, strict=True) if share == 100]:
+            notes.append(
+                f"{arm.name}: every task of seed {', '.join(none)} has diverged, so there is no mean over seeds; "
+                "for the median and the interquartile mean it is the worst."
+            )
+    firsts = [arm.runs[0] for arm in comparison.arms]
+    if others := [key for key in differing_keys(firsts) if not key.startswith(("sampler.", "evaluation.", "steps"))]:
+        notes.append(f"Not only the samplers differ, but also {', '.join(others)}.")
+    if "seconds" not in comparison.units:
+        notes.append("Seconds are no budget here: not all speeds were measured with as many runs at once.")
     if len(set(seeds)) > 1:
         counts = ", ".join(f"{arm.name} {len(arm.runs)}" for arm in comparison.arms)
         notes.append(f"The numbers of seeds differ: {counts}.")
@@ -187,14 +208,17 @@ def _print_tables(console: Any, comparison: "Comparison", notes: Sequence[str]) 
             [METRICS[key].label for key in keys],
             difference,
         )
-    budgets = {unit: comparison.at_budget(unit) for unit in ("meta-steps", "tasks", "seconds")}
+    budgets = {unit: comparison.at_budget(unit) for unit in comparison.units}
     print_table(
         f"mean loss after {k} inner steps at equal budgets",
-        [f"{budget:,.0f} {unit}" for unit, (budget, _) in budgets.items()],
+        [f"{budget:,.3g} {unit}" if budget < 100 else f"{budget:,.0f} {unit}" for unit, (budget, _) in budgets.items()],
         lambda arm, i: _interval(_estimate_mean(list(budgets.values())[i][1][arm.name]), k),
     )
     for arm in comparison.arms:
-        loss, task, seed = comparison.worst_task(arm, k)
+        worst = comparison.worst_task(arm, k)
+        if worst is None:
+            continue
+        loss, task, seed = worst
         where = ", ".join(f"{name} {value:.3g}" for name, value in task.items())
         console.print(f"  worst task of {arm.name}: {where} (seed {seed}): loss {loss:.3g}")
     for note in notes:

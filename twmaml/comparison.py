@@ -41,10 +41,21 @@ def interquartile_mean(values: np.ndarray, axis: int = 0) -> Any:
     return scipy.stats.trim_mean(values, 0.25, axis=axis)
 
 
+def _unknown_as_worst(aggregate: Callable[..., Any]) -> Callable[..., Any]:
+    """For aggregates of ranks: a run all of whose tasks have diverged is the worst. NaN where such runs count."""
+
+    def of_ranks(values: np.ndarray, axis: int = 0) -> Any:
+        with np.errstate(invalid="ignore"):
+            found = aggregate(np.where(np.isnan(values), np.inf, values), axis=axis)
+        return np.where(np.isinf(found), np.nan, found)
+
+    return of_ranks
+
+
 METRICS: Mapping[str, Metric] = {
     "mean": Metric("mean", "mean", np.mean),
-    "mean_iqm": Metric("mean, interquartile mean over seeds", "mean", interquartile_mean),
-    "mean_median": Metric("mean, median over seeds", "mean", np.median),
+    "mean_iqm": Metric("mean, interquartile mean over seeds", "mean", _unknown_as_worst(interquartile_mean)),
+    "mean_median": Metric("mean, median over seeds", "mean", _unknown_as_worst(np.median)),
     "iqm": Metric("interquartile mean over the grid", "iqm", np.mean),
     "sd": Metric("standard deviation over the grid", "sd", np.mean),
     "worst_task": Metric("worst single task", "worst_task", np.mean),
@@ -113,7 +124,7 @@ class Difference(NamedTuple):
 
     estimate: Estimate
     p: np.ndarray
-    """Of a two-sided sign-flip permutation test, before any correction."""
+    """Of a two-sided sign-flip permutation test, before any correction; NaN where a run has no value."""
     pairs: int
 
 
@@ -155,7 +166,8 @@ def difference(values: np.ndarray, baseline: np.ndarray, aggregate: Callable[...
         aggregate: takes values and axis; of the differences.
     """
     pairs = len(values)
-    found = estimate(values - baseline, aggregate)
+    unknown = np.isnan(values - baseline).any(axis=0)
+    found = Estimate(*(np.where(unknown, np.nan, part) for part in estimate(values - baseline, aggregate)))
     if pairs < 2:
         return Difference(found, np.full_like(found.value, np.nan), pairs)
     test = scipy.stats.permutation_test(
@@ -168,7 +180,7 @@ def difference(values: np.ndarray, baseline: np.ndarray, aggregate: Callable[...
         batch=max(1, _AT_ONCE // values.size),
         rng=np.random.default_rng(0),
     )
-    return Difference(found, np.asarray(test.pvalue), pairs)
+    return Difference(found, np.where(unknown, np.nan, test.pvalue), pairs)
 
 
 def adjust_holm(p_values: Sequence[float]) -> list[float]:
@@ -189,6 +201,8 @@ def adjust_holm(p_values: Sequence[float]) -> list[float]:
 def probability_of_improvement(first: np.ndarray, second: np.ndarray) -> Estimate:
     """Probability that a run of the first has a lower figure than a run of the second; ties count half.
 
+    A run without a value, as all of its tasks diverged, has the highest.
+
     Args:
         first: [seeds, ...]
         second: [other seeds, ...]
@@ -196,6 +210,7 @@ def probability_of_improvement(first: np.ndarray, second: np.ndarray) -> Estimat
     References:
         Agarwal et al. 2021, section 4.3; it is the Mann-Whitney U statistic, as a share of all pairs.
     """
+    first, second = (np.where(np.isnan(values), np.inf, values) for values in (first, second))
     lower = (first[:, None] < second[None]) + 0.5 * (first[:, None] == second[None])
     value = lower.mean(axis=(0, 1))
     rng = np.random.default_rng(0)
@@ -318,18 +333,29 @@ class Comparison:
         if key in run.metrics:
             row = {int(step): i for i, step in enumerate(run.metrics["step"])}
             return run.metrics[key][[row[step] for step in self.steps]]
-        after = min(int(run.config["adaptation.steps"]), evaluations.losses.shape[-1] - 1)
+        last = evaluations.losses.shape[-1] - 1
+        after = min(
+            int(run.config.get("adaptation.steps", last)), last
+        )  # adaptations of the user's own have other keys
         held = evaluations.queue_losses if key == "queue/loss_rank_correlation" else evaluations.visits
         known = np.where(evaluations.visits > 0, held, np.nan)
         pairs = zip(known, evaluations.losses[:, :, after], strict=True)
         found = np.array([rank_correlation(of_queue, fresh) for of_queue, fresh in pairs])
         return found[np.isin(evaluations.steps, self.steps)]
 
+    @cached_property
+    def units(self) -> list[str]:
+        """What budgets are counted in; seconds only if the speed of every run was measured, under equal conditions."""
+        summaries = [run.summary for arm in self.arms for run in arm.runs]
+        timed = all(summary.get("meta_steps_per_second") for summary in summaries)
+        alike = len({(summary.get("device"), summary.get("runs_at_once")) for summary in summaries}) == 1
+        return ["meta-steps", "tasks", *(["seconds"] if timed and alike else [])]
+
     def at_budget(self, unit: str) -> tuple[float, dict[str, np.ndarray]]:
         """Mean loss of every run when each has spent as much, as much as the one that spends least has in all.
 
         Args:
-            unit: `meta-steps`, `tasks` (adapted to in training) or `seconds` (of training, as measured).
+            unit: `meta-steps`, `tasks` (adapted to in training) or `seconds` (of training, as measured), of `units`.
 
         Returns:
             The budget, and for each arm the means, [seeds, inner steps + 1], linearly between evaluations.
@@ -353,17 +379,17 @@ class Comparison:
             )
         return budget, found
 
-    def worst_task(self, arm: Arm, inner_step: int) -> tuple[float, dict[str, float], int]:
-        """The largest loss that did not diverge at the last evaluation: loss, task parameters, seed."""
+    def worst_task(self, arm: Arm, inner_step: int) -> tuple[float, dict[str, float], int] | None:
+        """The largest loss that has not diverged in the end: loss, task parameters, seed; None if all tasks have."""
         worst = (-np.inf, {}, -1)
         for run in arm.runs:
-            losses = run.evaluations.losses[-1]
+            losses = run.evaluations.losses[np.isin(run.evaluations.steps, self.steps)][-1]
             of_run = np.where(diverged_tasks(losses)[:, inner_step], -np.inf, losses[:, inner_step])
             i = int(of_run.argmax())
             if of_run[i] > worst[0]:
                 names = run.evaluations.grid.names
                 worst = (float(of_run[i]), dict(zip(names, run.evaluations.tasks[i], strict=True)), run.seed)
-        return worst
+        return worst if worst[1] else None
 
 
 def mean_of_known(values: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ from twmaml.runner import MetaLearner
 from twmaml.samplers import Fraction, Sampler
 from twmaml.tasks.base import TaskFamily
 from twmaml.tracking import WandbMode
-from twmaml.types import InnerSteps
+from twmaml.types import InnerSteps, Params
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 """Of tasks or examples; more than the bound is a slip of the finger that would take the machine down."""
@@ -162,6 +162,8 @@ def build_job(cfg: DictConfig) -> Job:
     with telling_where(parts):
         check_sampler(learner.sampler, learner.family.grid, learner.meta_batch)
         weights = jax.eval_shape(learner.model.init, jax.random.key(0), learner.family.example_input)
+        jax.eval_shape(learner.adaptation.init, weights)
+    _check_optimizer(cfg, learner, weights)
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(weights))
     if count > _MOST_WEIGHTS:
         raise ConfigurationError(f"model: has {count:.3g} weights. At most {_MOST_WEIGHTS:.0e} are allowed")
@@ -247,20 +249,27 @@ def build_part(cfg: DictConfig, key: str, protocol: Any) -> Any:
 
 
 def _build_optimizer(cfg: DictConfig) -> optax.GradientTransformation:
-    """Optax checks its arguments only when an optimiser is used, so it is used here once, on one weight."""
     rate = cfg.optimizer.get("learning_rate", 1.0)
     if not OmegaConf.is_config(rate) and not (isinstance(rate, float | int) and 0 < rate < 3.4e38):
         raise ConfigurationError(
             f"optimizer.learning_rate={rate}: must be a number above 0 and below 3.4e38, or an optax schedule"
         )
-    optimizer = build_part(cfg, "optimizer", optax.GradientTransformation)
-    weight = jnp.zeros(1)
+    return build_part(cfg, "optimizer", optax.GradientTransformation)
+
+
+def _check_optimizer(cfg: DictConfig, learner: MetaLearner, weights: Params) -> None:
+    """Optax checks its arguments only when an optimiser is used, so it is used here once."""
+    optimizer = learner.optimizer
+
+    def use(weights: Params) -> Any:
+        meta_params = learner.adaptation.init(weights)
+        return optimizer.update(meta_params, optimizer.init(meta_params), meta_params)
+
     try:
-        jax.eval_shape(lambda: optimizer.update(weight, optimizer.init(weight), weight))
-    except (TypeError, ValueError, OverflowError) as error:
+        jax.eval_shape(use, weights)
+    except (TypeError, ValueError, LookupError, OverflowError) as error:
         arguments = OmegaConf.to_container(cfg.optimizer, resolve=True)
         raise ConfigurationError(f"optimizer={arguments}: {one_line(error)}") from error
-    return optimizer
 
 
 def _check_epsilon(cfg: DictConfig) -> None:

@@ -48,6 +48,8 @@ def check_outcome(outcome: Any) -> None:
     _expect("task: the loss of an outcome", outcome.loss, (), jnp.floating)
     _expect("task: the score of an outcome", outcome.score, (), jnp.floating)
     for name, value in outcome.metrics.items():
+        if name in ("loss", "loss_std"):
+            raise ConfigurationError(f"task: a metric must not be called {name}, as train/{name} is something else")
         _expect(f"task: the metric {name} of an outcome", value, (), jnp.number)
 
 

@@ -112,14 +112,31 @@ def read_runs(paths: Iterable[Path]) -> tuple[list[FinishedRun], list[LeftOut]]:
         return runs, left_out
     kinds = Counter(_kind(run) for run in runs)
     (common, _), *_ = kinds.most_common(1)
+    example = next(run for run in runs if _kind(run) == common)
     for run in [run for run in runs if _kind(run) != common]:
-        left_out.append(LeftOut(run.folder, f"of another task or evaluation: {run.choices['task']}"))
+        left_out.append(LeftOut(run.folder, f"of another task or evaluation: {_difference(run, example)}"))
     return [run for run in runs if _kind(run) == common], left_out
 
 
 def _kind(run: FinishedRun) -> tuple[Any, ...]:
-    data = tuple(run.config.get(f"evaluation.{key}") for key in ("seed", "draws", "queries"))
-    return run.choices["task"], run.config.get("shots"), data, run.evaluations.protocol()
+    return run.choices["task"], json.dumps(_judged_by(run), default=str), run.evaluations.protocol()
+
+
+def _judged_by(run: FinishedRun) -> dict[str, Any]:
+    """The keys that say what tasks a run was judged on, and their data. (The cells of the queue are the sampler's.)"""
+    own = {"shots", *(f"evaluation.{key}" for key in ("seed", "draws", "queries"))}
+    return {
+        key: value
+        for key, value in sorted(run.config.items())
+        if key in own or (key.startswith("task.") and key.split(".")[-1] not in ("cells", "evaluation_cells"))
+    }
+
+
+def _difference(run: FinishedRun, other: FinishedRun) -> str:
+    """What sets a run apart from the common kind."""
+    ours, theirs = _judged_by(run), _judged_by(other)
+    keys = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
+    return ", ".join(f"{key}={ours.get(key)}" for key in keys[:3]) or run.choices["task"]
 
 
 def _run_folders(paths: Iterable[Path]) -> list[Path]:
@@ -204,8 +221,12 @@ def _read_evaluations(folder: Path, metrics: Mapping[str, np.ndarray]) -> Evalua
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    with path.open("rb") as opened, np.load(opened) as file:  # np.load alone leaks a damaged one
-        return dict(file)
+    with path.open("rb") as opened:  # np.load alone leaks a damaged one
+        try:
+            with np.load(opened) as file:
+                return dict(file)
+        except (ValueError, LookupError, zipfile.BadZipFile) as error:
+            raise UnreadableError(f"{path.name} is damaged: {' '.join(str(error).split())[:120]}") from error
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

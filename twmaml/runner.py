@@ -38,8 +38,8 @@ class Chunk(NamedTuple):
     """By name: means over the steps for `train` and `weights` (the maximum for `weights/max`), the state
     after the last step for `queue` and `sampler`."""
     first_failure: Int[Array, ""]
-    """The first step whose loss is not finite, or would not be for the weights or the sampler's probabilities are none;
-    else `NO_FAILURE`. Probabilities are looked at after the last step only."""
+    """The first step at which a loss is not finite or a score is negative or none, or would be for the weights are not
+    finite or the probabilities are none; else `NO_FAILURE`. The last two are looked at only after the last step."""
 
 
 NO_FAILURE = jnp.iinfo(jnp.int32).max
@@ -134,12 +134,12 @@ class MetaLearner:
         def body(_: Any, carry: tuple[Any, ...]) -> tuple[Any, ...]:
             state, sums, largest_weight, first_failure = carry
             new_state, draw, outcomes = self.meta_step(state)
-            finite = jnp.all(jnp.isfinite(outcomes.loss))
+            sound = jnp.all(jnp.isfinite(outcomes.loss) & (outcomes.score >= 0))
             return (
                 new_state,
                 jax.tree.map(jnp.add, sums, _step_metrics(draw, outcomes)),
                 jnp.maximum(largest_weight, jnp.max(draw.weights)),
-                jnp.minimum(first_failure, jnp.where(finite, NO_FAILURE, state.step)),
+                jnp.minimum(first_failure, jnp.where(sound, NO_FAILURE, state.step)),
             )
 
         _, *draw_and_outcomes = jax.eval_shape(self.meta_step, state)

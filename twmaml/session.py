@@ -311,6 +311,7 @@ class Session:
             "seed": run.seed,
             "step": run.step,
             "wall_seconds": round(time.perf_counter() - self._began, 3),
+            "runs_at_once": len(self._runs),
             "meta_steps_per_second": round((run.step - self._start) / self._seconds, 1) if self._seconds > 0 else None,
             **run.latest,
             "python": platform.python_version(),
@@ -343,6 +344,10 @@ def _describe_failure(run: Run, step: int, probabilities: np.ndarray | None = No
 
 def _likely_cause(run: Run) -> str:
     """What a user should look at first."""
+    if (run.losses < 0).any():
+        return f"a score must not be negative, and the evaluation has {run.losses.min():.3g}"
+    if not np.isfinite(run.first_unadapted_loss):
+        return "nor is it before any training; look at the task's data and at the model"
     largest = run.latest.get("weights/max", 1.0)
     if largest > 100:
         remedy = "raise sampler.uniform_fraction" if hasattr(run.sampler, "uniform_fraction") else "bound them"

@@ -1,10 +1,10 @@
 """What a person sees while a run goes on. Without a terminal: the first and the last lines only."""
 
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -129,9 +129,9 @@ class SweepTerminal(Terminal):
             self._jobs_done += jobs
             parts = [f"{self._jobs_done:>4}/{self._jobs} jobs  {title}:"]
             if losses:
-                parts.append(f"eval/loss {statistics.fmean(losses):.4f}")
+                parts.append(f"eval/loss {np.mean(losses):.4f}")
             if len(losses) > 1:
-                parts.append(f"(sd {statistics.stdev(losses):.4f} over {len(losses)} jobs)")
+                parts.append(f"(sd {np.std(losses, ddof=1):.4f} over {len(losses)} jobs)")
             if len(losses) < jobs:
                 parts.append(f"{jobs - len(losses)} failed")
             self.say(" ".join(parts))

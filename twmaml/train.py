@@ -46,7 +46,7 @@ def main() -> None:
         hydra.main(version_base="1.3", config_path=configuration_folder(), config_name="train")(hydra_job)()
     except ReportedError as reported:
         if wants_traceback:
-            raise reported.error from None
+            raise reported.error from reported.error.__cause__
         _exit_with(reported.error)
     except KeyboardInterrupt as interrupt:
         _exit_with(interrupt)

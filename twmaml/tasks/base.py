@@ -104,6 +104,9 @@ class Regression:
         """The mean squared error, as loss and as score."""
         predictions = predict(data.inputs)
         if predictions.shape != data.targets.shape:  # broadcasting would hide it
-            raise ValueError(f"the network's outputs must have shape {data.targets.shape}. Got {predictions.shape}")
+            raise ValueError(
+                "the network's outputs and the targets must have the same shape. "
+                f"Got {predictions.shape} and {data.targets.shape}"
+            )
         loss = jnp.mean((predictions - data.targets) ** 2)
         return Outcome(loss=loss, score=loss, metrics={})
