@@ -147,6 +147,7 @@ def test_the_predecessor_has_no_floor_and_its_own_epsilon():
         (["model._target_=twmaml.models.Nope"], "model._target_=twmaml.models.Nope: there is nothing of that name"),
         (["model.activation=rellu"], "model.activation=rellu: must be 'relu', "),
         (["model._target_=twmaml.grid.Axis"], "model"),
+        (["model._target_=builtins.dict"], "model._target_=builtins.dict: does not make a twmaml's Model; it has no "),
         (["optimizer._target_=optax.sgdd"], "optimizer._target_=optax.sgdd: there is nothing of that name"),
         (["optimizer.learning_rate=abc"], "optimizer.learning_rate=abc: must be a number above 0"),
         (

@@ -244,7 +244,10 @@ def build_part(cfg: DictConfig, key: str, protocol: Any) -> Any:
         raise ConfigurationError(explain_instantiation(error, key)) from error
     if not isinstance(part, protocol):
         name = f"twmaml's {protocol.__name__}" if protocol.__module__.startswith("twmaml") else protocol.__name__
-        raise ConfigurationError(f"{key}._target_={cfg[key].get('_target_')}: does not make a {name}")
+        members = {*protocol.__annotations__, *vars(protocol)} if getattr(protocol, "_is_protocol", False) else {}
+        missing = sorted(each for each in members if not each.startswith("_") and not hasattr(part, each))
+        lacks = f"; it has no {', '.join(missing)}" if missing else ""
+        raise ConfigurationError(f"{key}._target_={cfg[key].get('_target_')}: does not make a {name}{lacks}")
     return part
 
 
