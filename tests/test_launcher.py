@@ -162,6 +162,20 @@ def test_a_job_without_a_folder_stops_no_other_of_its_group(train, tmp_path):
         assert json.loads((tmp_path / "sweep" / number / "summary.json").read_text())["status"] == "finished"
 
 
+def test_all_jobs_of_a_sweep_are_of_one_folder_and_one_wandb_group(train, tmp_path):
+    output = succeed(train("--multirun", "sampler=uniform,delta,weighted", "steps=20", wandb="offline")).stdout
+    (folder,) = (tmp_path / "outputs" / "multirun").iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == ["0", "1", "2", "multirun.yaml"]
+    for part in (f"sweep of 3 jobs, in outputs/multirun/{folder.name}", f"  folder     outputs/multirun/{folder.name}"):
+        assert part in output
+    (upload,) = re.findall(r"wandb sync (\S+)", output)
+    assert len(list(tmp_path.glob(upload))) == 3
+    for log in folder.glob("*/wandb/offline-run-*/run-*.wandb"):
+        assert folder.name.encode() in log.read_bytes()  # the group
+    output = succeed(train(f"resume={folder}", small=False)).stdout
+    assert "3 of 3 jobs were finished before" in output
+
+
 def test_the_basic_launcher_lists_failed_jobs_too(train, tmp_path):
     process = train("--multirun", "optimizer.learning_rate=1e20,0.001", "hydra/launcher=basic", "hydra.sweep.dir=sweep")
     assert process.returncode == 1
@@ -178,6 +192,8 @@ def test_the_basic_launcher_lists_failed_jobs_too(train, tmp_path):
         (["seed=0,1,minus"], "seed=minus: must be an integer from 0"),
         (["sampler=uniform,nope"], "sampler=nope: must be one of"),
         (["seed=0,1", "hydra.launcher.group_size=0"], "group_size"),
+        (["seed=0,1,0"], "jobs 0 and 2 are the same"),
+        (["seed=0,1", "hydra.sweep.subdir=same"], "jobs 0 and 1 need folders of their own (hydra.sweep.subdir)"),
     ],
 )
 def test_a_mistake_in_any_job_ends_the_sweep_before_the_first(launcher, overrides, line, train, tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 from tests.conftest import SMALL, contents, succeed
 from twmaml.checkpoint import newest, remove_after, steps_in
@@ -190,6 +191,17 @@ def test_a_sweep_finishes_what_is_missing(launcher, sweep, train, tmp_path):
         first, second = (read_metrics(folder / "metrics.csv") for folder in (whole, killed))
         for name, values in first.items():
             np.testing.assert_allclose(second[name], values, rtol=1e-4, atol=1e-6, err_msg=f"{number} {name}")
+
+
+def test_jobs_that_refer_to_their_own_values_do_so_when_the_sweep_goes_on(train, tmp_path):
+    values = ["optimizer.learning_rate=0.002,0.01", "adaptation.learning_rate=${optimizer.learning_rate}"]
+    named = "hydra.sweep.subdir=rate_${optimizer.learning_rate}"
+    succeed(train("--multirun", *values, named, "steps=20", "hydra.sweep.dir=sweep"))
+    succeed(train("resume=sweep", "steps=40", small=False))
+    for rate in (0.002, 0.01):
+        folder = tmp_path / "sweep" / f"rate_{rate}"
+        assert json.loads((folder / "summary.json").read_text())["step"] == 40
+        assert OmegaConf.load(folder / ".hydra" / "config.yaml").adaptation.learning_rate == rate
 
 
 def test_the_last_line_after_a_signal_goes_on_with_the_run(train, tmp_path, environment):

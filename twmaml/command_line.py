@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString, Sweep
 
 from twmaml.conf_files import configuration_folder
 from twmaml.errors import ConfigurationError, one_line
@@ -30,14 +30,20 @@ def check_arguments(arguments: Sequence[str]) -> None:
     parser: Any = get_args_parser()
     parser.error = _refuse
     for override in parse_overrides(parser.parse_args(arguments).overrides):
-        group = override.key_or_group
-        if not (Path(configuration_folder()) / group).is_dir() or override.is_sweep_override():
+        group, value = override.key_or_group, override.value()
+        if isinstance(value, ChoiceSweep) and any(isinstance(each, Sweep) for each in value.list):
+            raise ConfigurationError(f"{override.input_line}: a sweep cannot stand in a list of values; write them out")
+        if not (Path(configuration_folder()) / group).is_dir() or override.is_delete():
             continue
-        value = override.value()
-        if override.is_delete() or isinstance(value, dict) or (value is None and group == "experiment"):
+        if isinstance(value, ChoiceSweep):
+            choices = value.list
+        elif override.is_sweep_override() or isinstance(value, dict) or (value is None and group == "experiment"):
             continue
-        for choice in value if isinstance(value, list) else [value]:
-            if not isinstance(choice, str) or "${" in choice:
+        else:
+            choices = value if isinstance(value, list) else [value]
+        for choice in choices:
+            text = choice.text if isinstance(choice, QuotedString) else choice
+            if not isinstance(text, str) or not text or "${" in text:
                 raise ConfigurationError(f"{group}={choice}: must be set to one of its choices (--help lists them)")
 
 

@@ -173,7 +173,8 @@ def run_job(cfg: DictConfig) -> float:
             terminal.say(f"interrupted after {max(run.step for run in runs):,} of {steps:,} meta-steps")
         terminal.finish(closing_table(job, runs), closing_paths(request.folder, runs))
         if stopping:
-            terminal.say(f"  go on with {resume_command(request.folder)}")
+            whole = request.folder if request.sweep is None else Path(HydraConfig.get().sweep.dir)
+            terminal.say(f"  go on with {resume_command(whole)}")
     if stopping:
         raise KeyboardInterrupt(stopping[0])
     return _result(runs)
@@ -189,11 +190,14 @@ class Sweep:
 
     def __init__(self, groups: Sequence[Mapping[int, tuple[Sequence[str], Mapping[str, Any]]]], folder: Path) -> None:
         prepare_jax()
-        self._groups, self._folder = groups, folder
+        self._groups, self._folder = groups, folder.absolute()
+        for number, (overrides, config) in chain(*[group.items() for group in groups]):
+            try:
+                check_devices(config["devices"]["tasks"])
+                check_memory([build_once(config)])
+            except ConfigurationError as error:
+                raise ConfigurationError(f"job {number} ({' '.join(overrides)}): {error}") from error
         configs = [[config for _, config in group.values()] for group in groups]
-        for config in chain(*configs):
-            check_devices(config["devices"]["tasks"])
-        check_memory([build_once(config) for config in chain(*configs)])
         self._steps = [sum(config["steps"] * len(listed(config["seed"])) for config in group) for group in configs]
         self._runs = sum(len(listed(config["seed"])) for config in chain(*configs))
         self._terminal = SweepTerminal(sum(self._steps), sum(map(len, groups)), len(groups))
@@ -237,14 +241,16 @@ class Sweep:
                 asked = [*requests.values()]
                 jobs = [build_once(request.config) for request in asked]
                 runs_of_jobs = train_jobs(jobs, asked, self._stopping, self._drawing, show)
-                self._note_paths(asked[0], runs_of_jobs[0])
+                self._note_paths(runs_of_jobs)
                 if not self._stopping:  # some have not begun then
                     outcomes = dict(zip(requests, map(_outcome, runs_of_jobs), strict=True))
         except Exception as error:
             log.info("A group of jobs failed", exc_info=True)
-            outcomes = dict.fromkeys(requests, error)
+            ends = {number: finished_job(request.config, request.folder) for number, request in requests.items()}
+            outcomes = {number: error if end is None else end for number, end in ends.items()}
         if self._stopping:
-            self._terminal.say_interrupted()
+            ends = [finished_job(request.config, request.folder) for request in requests.values()]
+            self._terminal.say_interrupted(len(ends) - ends.count(None))
             raise KeyboardInterrupt(self._stopping[0])
         settings: dict[tuple[str, ...], list[int]] = {}  # what differs only in the seed is one line
         for number, (overrides, _) in group.items():
@@ -256,12 +262,13 @@ class Sweep:
         self._terminal.finish_group(before + self._steps[index], results)
         return outcomes
 
-    def _note_paths(self, request: Request, runs: Sequence[RunRecord]) -> None:
-        folder = shorten(request.folder.parent)
-        self._paths["folder"] = str(folder)
-        if any(isinstance(run, Run) and run.wandb.mode == "offline" for run in runs):
-            depth = "" if runs[0].folder == request.folder else "/seed_*"
-            self._paths["W&B"] = upload_command(f"{folder}/*{depth}")
+    def _note_paths(self, runs_of_jobs: Sequence[Sequence[RunRecord]]) -> None:
+        folder = self._folder
+        self._paths["folder"] = str(shorten(folder))
+        runs = [run for runs in runs_of_jobs for run in runs if isinstance(run, Run) and run.wandb.mode == "offline"]
+        if runs:
+            depth = len(runs[0].folder.relative_to(folder).parts) if runs[0].folder.is_relative_to(folder) else 1
+            self._paths["W&B"] = upload_command("/".join([str(shorten(folder)), *["*"] * depth]))
 
 
 class ReportedError(BaseException):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra._internal.callbacks import Callbacks
@@ -37,7 +38,8 @@ def sweep_arguments(folder: Path, others: Sequence[str]) -> list[str] | None:
         return None
     hydra = _read(saved).hydra
     sources = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
-    given = [*hydra.overrides.hydra, *hydra.overrides.task]
+    overrides: Any = OmegaConf.to_container(hydra.overrides, resolve=False)  # each job resolves its own
+    given = [*overrides["hydra"], *overrides["task"]]
     return [
         *(f"--config-dir={path}" for path in sources),
         "--multirun",

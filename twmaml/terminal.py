@@ -137,6 +137,10 @@ class SweepTerminal(Terminal):
             self.say(" ".join(parts))
         self.say(f"  group {self._group} of {self._groups} took {time.perf_counter() - self._group_began:.0f} s")
 
-    def say_interrupted(self) -> None:
-        """The last line after Ctrl-C."""
-        self.say(f"interrupted: {self._jobs_done} of {self._jobs} jobs done")
+    def say_interrupted(self, done: int) -> None:
+        """The last line after Ctrl-C.
+
+        Args:
+            done: jobs of the group that were at their end.
+        """
+        self.say(f"interrupted: {self._jobs_done + done} of {self._jobs} jobs done")

@@ -84,9 +84,10 @@ class VectorisedLauncher(Launcher):
                 {job.number: (own_overrides(job.overrides, job_overrides), job.resolved) for job in group}
                 for group in groups
             ]
-            with self.task_function.sweep(described, Path(str(self.config.hydra.sweep.dir))) as sweep:
-                for index, group in enumerate(groups):
-                    returns |= self._run_group(sweep, index, group)
+            if groups:
+                with self.task_function.sweep(described, Path(str(self.config.hydra.sweep.dir))) as sweep:
+                    for index, group in enumerate(groups):
+                        returns |= self._run_group(sweep, index, group)
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         return [returns[job.number] for job in jobs]
 

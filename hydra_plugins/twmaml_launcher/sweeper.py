@@ -49,14 +49,18 @@ class ValidatedSweeper(BasicSweeper):
         assert self.launcher is not None
         assert self.hydra_context is not None
         setup_globals()
+        folder = Path(self.config.hydra.sweep.dir)  # from here on every job is of this very second
         given = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         batches = self.split_arguments(parser.parse_overrides(given), self.max_batch_size)
         jobs = [job for batch in batches for job in batch]
         composer = Composer(self.hydra_context, self.config)
+        first: dict[Any, int] = {}  # job with these values, or with this folder
         for number, job in enumerate(jobs):
-            self._validate(composer, number, job, own_overrides(job, jobs))
-        folder = Path(self.config.hydra.sweep.dir)
+            place = self._validate(composer, number, job, own_overrides(job, jobs))
+            for own, what in ((tuple(job), "are the same"), (place, "need folders of their own (hydra.sweep.subdir)")):
+                if (other := first.setdefault(own, number)) != number:
+                    raise _configuration_error(f"jobs {other} and {number} {what}")
         folder.mkdir(parents=True, exist_ok=True)
         with at_once(folder / "multirun.yaml") as partial:
             OmegaConf.save(self.config, partial)
@@ -70,12 +74,16 @@ class ValidatedSweeper(BasicSweeper):
     @staticmethod
     def split_arguments(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
         """As Hydra's, which would take a sweep over nothing for no jobs at all."""
+        if max_batch_size is not None and max_batch_size < 1:
+            raise _configuration_error(f"hydra.sweeper.max_batch_size={max_batch_size}: must be at least 1")
         for override in overrides:
+            if override.is_interval_sweep():
+                raise _configuration_error(f"{override.input_line}: is for a search, which needs hydra/sweeper=optuna")
             if override.is_discrete_sweep() and not list(override.sweep_string_iterator()):
                 raise _configuration_error(f"{override.input_line}: matches none of the choices")
         return BasicSweeper.split_arguments(overrides, max_batch_size)
 
-    def _validate(self, composer: Composer, number: int, overrides: Sequence[str], own: Sequence[str]) -> None:
+    def _validate(self, composer: Composer, number: int, overrides: Sequence[str], own: Sequence[str]) -> Path:
         validate = getattr(self._task_function, "validate", None)
         try:
             job = composer.compose(number, overrides)
@@ -83,6 +91,7 @@ class ValidatedSweeper(BasicSweeper):
                 self.launcher.composed[number] = job
             if validate is not None:
                 validate(job.resolved, job.folder)
+            return job.folder
         except Exception as error:
             if validate is None:
                 raise
@@ -99,7 +108,8 @@ class ValidatedSweeper(BasicSweeper):
             return
         from twmaml.errors import SweepFailedError, explain  # noqa: PLC0415
 
-        lines = [f"{len(failed)} of {len(jobs)} jobs failed; the others are in {folder}"]
+        others = f"; the others are in {folder}" if len(failed) < len(jobs) else f", in {folder}"
+        lines = [f"{len(failed)} of {len(jobs)} jobs failed{others}"]
         for number in failed:
             error = results[number]._return_value  # the public way to it prints a line and raises it
             reason = explain(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
