@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import itertools
 import os
 import pickle
 
@@ -8,12 +9,15 @@ import jax.numpy as jnp
 import matplotlib.image
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from tests.conftest import contents
 from twmaml.evaluation import Evaluation
 from twmaml.figures import FigureData, draw_all
 from twmaml.grid import Axis
+from twmaml.panels import make_panels, use_log_scale
 from twmaml.statistics import summarize
 from twmaml.tasks.quadratic import Quadratic
 from twmaml.tasks.sinusoid import Sinusoid
@@ -103,3 +107,25 @@ def test_a_figure_that_cannot_be_written_leaves_the_one_before(make_learner, tmp
     drawn = draw_all(data, tmp_path)
     assert (len(drawn.failures), drawn.paths) == (5, [])
     assert contents(tmp_path) == before
+
+
+@given(st.floats(-8, 4), st.floats(0.01, 12), st.floats(2.5, 8))
+def test_numbers_at_a_logarithmic_axis_do_not_touch(lowest, decades, width):
+    figure, ((axes,),) = make_panels(1, 1, width, 3.0)
+    axes.plot(10.0 ** np.array([lowest, lowest + decades]), [1, 2])
+    use_log_scale(axes.xaxis)
+    figure.draw_without_rendering()
+    shown = [
+        label.get_window_extent()
+        for tick, label in zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)
+        if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]
+    ]
+    assert all(one.x1 < other.x0 for one, other in itertools.pairwise(shown))
+
+
+@pytest.mark.parametrize("values", [[], [np.nan, np.nan], [0.0, -1.0]])
+def test_an_axis_without_positive_values_stays_linear(values):
+    _, ((axes,),) = make_panels(1, 1, 4.0, 3.0)
+    axes.plot(values, values)
+    use_log_scale(axes.xaxis)
+    assert axes.get_xscale() == "linear"

@@ -1,26 +1,34 @@
 """The figures of a comparison, for print: PDF and PNG, the same colour for a sampler in all of them."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm, Normalize
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, SymmetricalLogLocator
 
 from twmaml.comparison import HEALTH, METRICS, Comparison, Estimate, estimate, mean_of_known
-from twmaml.finished import Arm
+from twmaml.finished import Arm, FinishedRun
+from twmaml.grid import ParameterGrid
 from twmaml.panels import (
     UNITS,
     add_colour_bar,
     axis_label,
+    log_norm,
     make_panels,
     marginalise,
     set_title,
     show_grid,
-    use_plain_numbers,
+    text_width,
+    use_log_scale,
     views_of,
 )
 from twmaml.statistics import cell_means, diverged_tasks
@@ -35,17 +43,48 @@ _KNOWN = {
     "delta": "#CC79A7",
     "importance_delta": "#D55E00",
 }
-_OTHERS = ("#009E73", "#B8A900", "#332288", "#882255", "#117733", "#AA4499")
+_OTHERS = (
+    *("#009E73", "#B8A900", "#332288", "#882255", "#117733", "#AA4499"),
+    *("#661100", "#4477AA", "#CC6677", "#44AA99", "#DDCC77", "#000000"),
+)
+_LINES: Sequence[Any] = ("-", (0, (5, 1.5)), (0, (6, 1.5, 1.5, 1.5)), (0, (1.5, 1.5)), (0, (4, 1.5, 1, 1.5, 1, 1.5)))
+
+_BETTER, _WORSE = "#2166AC", "#B2182B"
+"""The ends of the colours of differences."""
+
+_BANDS = "bands: 95 % bootstrap interval over seeds"
+
+_NAME = 30
+"""Letters of a name in a line."""
+
+_AT_ONCE = 6
+"""Samplers beside each other."""
 
 
 def colours_of(names: Sequence[str]) -> dict[str, str]:
-    """A colour for each arm: the samplers of this package always have the same one. After Okabe and Ito."""
+    """A colour for each arm: the samplers of this package always have the same one. After Okabe and Ito, and Tol."""
     others = [name for name in names if name not in _KNOWN]
     return {name: _KNOWN.get(name) or _OTHERS[others.index(name) % len(_OTHERS)] for name in names}
 
 
+def styles_of(comparison: Comparison) -> dict[str, dict[str, Any]]:
+    """How the line of each arm is drawn, in every figure.
+
+    Lines are dashed differently, and thinner the later they are drawn, so that none hides another below it.
+    """
+    names = [arm.name for arm in comparison.arms]
+    widths = np.linspace(3.4, 1.6, len(names)) if len(names) > 1 else [1.8]
+    return {
+        name: {"color": colour, "linestyle": _LINES[i % len(_LINES)], "linewidth": widths[i]}
+        for i, (name, colour) in enumerate(colours_of(names).items())
+    }
+
+
 def draw_comparison(comparison: Comparison, folder: Path, show: Callable[[str], None]) -> list[Path]:
     """Draws every figure into a folder, twice: `<name>.pdf` and `<name>.png`.
+
+    One that cannot be drawn is told in a line of the log, and does not keep the others from being drawn. Of a figure
+    that is not drawn none stays from before.
 
     Args:
         comparison: what is shown.
@@ -55,154 +94,293 @@ def draw_comparison(comparison: Comparison, folder: Path, show: Callable[[str], 
     paths = []
     for name, draw in _FIGURES.items():
         show(name)
-        figure = draw(comparison)
-        if figure is None:
-            continue
-        for path in (folder / f"{name}.pdf", folder / f"{name}.png"):
-            figure.savefig(path, dpi=150)
-            paths.append(path)
+        files = [folder / f"{name}.pdf", folder / f"{name}.png"]
+        try:
+            with rc_context({"text.parse_math": False}):  # a name may hold a dollar
+                figure = draw(comparison)
+                if figure is not None:
+                    for path in files:
+                        figure.savefig(path, dpi=150)
+                    paths += files
+        except OSError:
+            raise
+        except Exception as error:
+            log.warning("the figure %s could not be drawn: %r", name, error)
+            log.debug("", exc_info=True)
+        for path in set(files) - set(paths):
+            path.unlink(missing_ok=True)
     return paths
 
 
-def _lines(axes: Axes, x: np.ndarray, curves: Mapping[str, Estimate]) -> None:
-    colours = colours_of(list(curves))
+def _when(comparison: Comparison) -> str:
+    return f"after {comparison.inner_steps[-1]} inner steps and {comparison.steps[-1]:,} meta-steps"
+
+
+def _wrapped(name: str) -> str:
+    return textwrap.fill(name, _NAME)
+
+
+def _lines_in(texts: Iterable[str]) -> int:
+    return max(text.count("\n") + 1 for text in texts)
+
+
+def _names_width(comparison: Comparison, size: float) -> float:
+    return max(text_width(_wrapped(arm.name), size) for arm in comparison.arms)
+
+
+def _sheet(
+    comparison: Comparison,
+    rows: int,
+    columns: int,
+    width: float,
+    height: float,
+    *,
+    heading: str,
+    note: str = "",
+    legend: bool = False,
+    margin: float = 0.0,
+    **room: float,
+) -> tuple[Figure, list[list[Axes]]]:
+    """Panels with a heading and a legend above them, and a note below, each on as many lines as the width asks for.
+
+    Args:
+        comparison: whose arms the legend names.
+        rows: as all that is not named here, of `twmaml.panels.make_panels`.
+        columns: likewise.
+        width: likewise.
+        height: likewise.
+        heading: what is shown.
+        note: what a reader has to know.
+        legend: whether there is one.
+        margin: likewise.
+        room: likewise.
+    """
+    whole, edge = margin + columns * width, 0.1
+
+    def fill(text: str, size: float, weight: str = "normal") -> str:
+        letters = len(text) * (whole - 2 * edge) / max(text_width(text, size, weight), 1e-6)
+        return textwrap.fill(text, max(10, int(0.93 * letters)))
+
+    heading, note = fill(heading, 11, "bold"), fill(note, 8)
+    handles = [Line2D([], [], label=_wrapped(name), **style) for name, style in styles_of(comparison).items()]
+    beside = max(1, int((whole - 2 * edge) / (_names_width(comparison, 9) + 0.8)))
+    below = math.ceil(len(handles) / beside) * _lines_in(str(each.get_label()) for each in handles)
+    heading_height = 0.19 * _lines_in([heading]) + 0.15
+    figure, panels = make_panels(
+        rows,
+        columns,
+        width,
+        height,
+        head=heading_height + (0.18 * below + 0.1 if legend else 0),
+        foot=0.14 * _lines_in([note]) + 0.1 if note else 0,
+        margin=margin,
+        **room,
+    )
+    _, tall = figure.get_size_inches()
+    figure.text(edge / whole, 1 - edge / tall, heading, va="top", fontsize=11, fontweight="bold")
+    figure.text(edge / whole, edge / tall, note, va="bottom", fontsize=8)
+    if legend:
+        figure.legend(
+            handles=handles,
+            loc="upper left",
+            bbox_to_anchor=(edge / whole, 1 - heading_height / tall),
+            ncols=min(beside, len(handles)),
+            frameon=False,
+            fontsize=9,
+            handlelength=3,
+            borderpad=0,
+            borderaxespad=0,
+            labelspacing=0.3,
+        )
+    return figure, panels
+
+
+def _draw_lines(
+    comparison: Comparison, axes: Axes, x: np.ndarray, curves: Mapping[str, Estimate], log_scale: bool = False
+) -> None:
+    """The curve of each arm with its band. What is not positive lies on the edge of a logarithmic scale."""
+    styles = styles_of(comparison)
+    shown = np.concatenate([part for curve in curves.values() for part in curve])
+    positive = shown[shown > 0]
+    if log_scale and positive.size:
+        curves = {name: Estimate(*np.maximum(curve, positive.min())) for name, curve in curves.items()}
     for name, (value, low, high) in curves.items():
         known = ~np.isnan(value)
-        axes.plot(x[known], value[known], color=colours[name], linewidth=1.8, label=name)
-        axes.fill_between(x[known], low[known], high[known], color=colours[name], alpha=0.18, linewidth=0)
+        axes.plot(x[known], value[known], **styles[name])
+        axes.fill_between(x[known], low[known], high[known], color=styles[name]["color"], alpha=0.18, linewidth=0)
+    unknown = [name for name, curve in curves.items() if np.isnan(curve.value).all()]
+    if unknown:
+        text = textwrap.fill(f"no values: {', '.join(unknown)}", 60)
+        axes.text(0.02, 0.02, text, transform=axes.transAxes, fontsize=7, va="bottom")
     axes.grid(alpha=0.3)
+    if log_scale:
+        use_log_scale(axes.yaxis)
+        if (shown <= 0).any() and positive.size:
+            axes.set_ylim(bottom=positive.min())
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="upper right", ncols=len(labels), frameon=False, fontsize=9, borderaxespad=0.3)
-
-
-def _curve_panels(comparison: Comparison, by_panel: Mapping[str, Any], x: np.ndarray, label: str) -> Figure:
-    figure, ((*panels,),) = make_panels(1, len(by_panel), 5.6, 3.9)
-    for axes, (title, curves) in zip(panels, by_panel.items(), strict=True):
-        _lines(axes, x, curves)
-        set_title(axes, title)
-        axes.set(xlabel=label, yscale="log")
-        use_plain_numbers(axes.yaxis)
-    _legend(figure, panels[0])
+def _curve_panels(
+    comparison: Comparison, heading: str, x: np.ndarray, label: str, at: Callable[[np.ndarray], np.ndarray]
+) -> Figure:
+    keys = ("mean", "cvar_10")
+    figure, ((*panels,),) = _sheet(comparison, 1, len(keys), 5.6, 3.9, heading=heading, note=_BANDS, legend=True)
+    for axes, key in zip(panels, keys, strict=True):
+        curves = {
+            arm.name: Estimate(*(at(part) for part in comparison.estimates[key, arm.name])) for arm in comparison.arms
+        }
+        _draw_lines(comparison, axes, x, curves, log_scale=True)
+        set_title(axes, METRICS[key].label)
+        axes.set_xlabel(label)
     return figure
 
 
 def _learning_curves(comparison: Comparison) -> Figure:
     k = comparison.inner_steps[-1]
-    panels = {
-        f"{METRICS[key].label}, after {k} inner steps": {
-            arm.name: Estimate(*(part[:, k] for part in comparison.estimates[key, arm.name])) for arm in comparison.arms
-        }
-        for key in ("mean", "cvar_10")
-    }
-    return _curve_panels(comparison, panels, comparison.steps, "meta-steps")
+    heading = f"loss after {k} inner steps, mean over seeds"
+    return _curve_panels(comparison, heading, comparison.steps, "meta-steps", lambda part: part[:, k])
 
 
 def _inner_steps(comparison: Comparison) -> Figure:
-    panels = {
-        f"{METRICS[key].label}, after {comparison.steps[-1]:,} meta-steps": {
-            arm.name: Estimate(*(part[-1] for part in comparison.estimates[key, arm.name])) for arm in comparison.arms
-        }
-        for key in ("mean", "cvar_10")
-    }
-    return _curve_panels(comparison, panels, np.arange(comparison.inner_steps[-1] + 1), "inner steps")
+    heading = f"loss after {comparison.steps[-1]:,} meta-steps, mean over seeds"
+    x = np.arange(comparison.inner_steps[-1] + 1)
+    return _curve_panels(comparison, heading, x, "inner steps", lambda part: part[-1])
 
 
 def _heatmaps(comparison: Comparison) -> Figure:
     """One row of losses and one of differences to the baseline for each pair of parameters."""
     k, grid = comparison.inner_steps[-1], comparison.arms[0].runs[0].evaluations.grid
     maps = {arm.name: comparison.loss_maps(arm, -1)[:, k] for arm in comparison.arms}
-    views = views_of(grid)
-    rows = 2 if comparison.baseline in maps else 1
-    figure, panels = make_panels(rows * len(views), len(maps), 3.4, 3.0, right=0.6)
-    for (above, *below), view in zip(_batches(panels, rows), views, strict=True):
+    baseline = comparison.baseline
+    kinds = {"loss": maps}
+    heading = f"loss {_when(comparison)}, mean over seeds"
+    if baseline and len(maps) > 1:
+        kinds["difference"] = {name: maps[name] - maps[baseline] for name in maps if name != baseline}
+        heading += f"; below it the difference to {baseline}: blue where it is better, red where it is worse"
+    views, batches = views_of(grid), _batches(list(maps))
+    title = 0.13 + 0.17 * (_lines_in(map(_wrapped, maps)) + 1)
+    figure, rows = _sheet(
+        comparison,
+        len(kinds) * len(views) * len(batches),
+        len(batches[0]),
+        3.5,
+        2.7 + title,
+        heading=heading,
+        note="where a seed diverged, mean over the others",
+        top=title,
+        right=0.85,
+    )
+    places = iter(rows)
+    for view in views:
         over = [name for name in grid.names if name not in view]
         suffix = f", mean over {' and '.join(over)}" if over else ""
-        losses = {name: marginalise(grid, values, view) for name, values in maps.items()}
-        known = np.concatenate([values[~np.isnan(values)] for values in losses.values()])
-        norm = LogNorm(known[known > 0].min(), known.max()) if (known > 0).any() else Normalize()
-        for axes, name in zip(above, maps, strict=True):
-            style = {"norm": norm} if len(view) == 2 else {}
-            mesh = show_grid(axes, grid, maps[name], view, **style)
-            set_title(axes, f"{name}{suffix}")
-            if mesh is not None and axes is above[-1]:
-                add_colour_bar(axes, mesh)
-        for row in below:
-            assert comparison.baseline is not None
-            differences = {name: values - maps[comparison.baseline] for name, values in maps.items()}
-            shown = [np.abs(marginalise(grid, values, view)) for values in differences.values()]
-            most = np.nanquantile(np.concatenate([values.ravel() for values in shown]), 0.98) or 1.0
-            style = {"cmap": "RdBu_r", "norm": Normalize(-most, most)} if len(view) == 2 else {}
-            for axes, name in zip(row, maps, strict=True):
-                if name == comparison.baseline:
-                    axes.set_axis_off()
-                    continue
-                mesh = show_grid(axes, grid, differences[name], view, **style)
-                set_title(axes, f"{name} − {comparison.baseline}")
-                if (
-                    mesh is not None
-                    and axes is [a for a, n in zip(row, maps, strict=True) if n != comparison.baseline][-1]
-                ):
-                    add_colour_bar(axes, mesh, extend="both")
-    below = f"; below it the difference to {comparison.baseline}, blue where it is better" if rows == 2 else ""
-    figure.suptitle(f"loss after {k} inner steps, mean over seeds{below}", x=0.01, ha="left", fontweight="bold")
+        for batch in batches:
+            for kind, values in kinds.items():
+                _show_maps(next(places), batch, grid, view, values, f"{kind}{suffix}", signed=kind == "difference")
     return figure
 
 
-def _batches(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    return (rows[i : i + size] for i in range(0, len(rows), size))
+def _show_maps(
+    row: Sequence[Axes],
+    names: Sequence[str],
+    grid: ParameterGrid,
+    view: tuple[str, ...],
+    maps: Mapping[str, np.ndarray],
+    label: str,
+    signed: bool,
+) -> None:
+    """A row of panels, one for each name, with the scale that suits all maps; over a single axis they are lines."""
+    shown = {name: marginalise(grid, values, view) for name, values in maps.items()}
+    every = np.concatenate([values.ravel() for values in shown.values()])
+    every = every[np.isfinite(every)]
+    style: dict[str, Any] = {"norm": log_norm(every)}
+    if signed:
+        most = (np.quantile(np.abs(every), 0.98) if every.size else 0.0) or 1.0
+        style = {"cmap": "RdBu_r", "norm": Normalize(-most, most)}
+    last = [name for name in names if name in maps][-1:]
+    for i, axes in enumerate(row):
+        name = names[i] if i < len(names) else ""
+        if name not in maps:
+            axes.set_axis_off()
+            continue
+        mesh = show_grid(axes, grid, maps[name], view, **style)
+        set_title(axes, f"{_wrapped(name)}\n{label}")
+        if mesh is None:
+            edges = grid.axes[view[0]].edges()
+            axes.axhline(0, color="black", linewidth=0.8)
+            axes.set_ylabel(label)
+            axes.set_ylim(1.05 * min(0.0, *every), 1.05 * max(0.0, *every) or 1.0)
+            if signed:
+                axes.stairs(np.minimum(shown[name], 0), edges, fill=True, color=_BETTER)
+                axes.stairs(np.maximum(shown[name], 0), edges, fill=True, color=_WORSE)
+        elif [name] == last:
+            add_colour_bar(axes, mesh, extend="both" if signed else "neither")
 
 
-def _cells_of_runs(arm: Arm, k: int) -> np.ndarray:
-    """The cell means of every run at the last evaluation, [seeds, cells]; NaN where all draws diverged."""
-    found = []
-    for run in arm.runs:
-        losses = run.evaluations.losses[-1]
-        found.append(cell_means(losses[:, k], diverged_tasks(losses)[:, k], run.evaluations.draws))
-    return np.array(found)
+def _batches(names: Sequence[str]) -> list[Sequence[str]]:
+    """As few and as equal rows as fit the page."""
+    size = math.ceil(len(names) / math.ceil(len(names) / _AT_ONCE))
+    return [names[i : i + size] for i in range(0, len(names), size)]
+
+
+def _evaluation_of(comparison: Comparison, run: FinishedRun) -> int:
+    """Which of a run's evaluations is the last that all runs have."""
+    return list(run.evaluations.steps).index(comparison.steps[-1])
+
+
+def _losses(comparison: Comparison, run: FinishedRun) -> np.ndarray:
+    """Of every task, NaN where it diverged."""
+    losses, k = run.evaluations.losses[_evaluation_of(comparison, run)], comparison.inner_steps[-1]
+    return np.where(diverged_tasks(losses)[:, k], np.nan, losses[:, k])
+
+
+def _cells_of_runs(comparison: Comparison, arm: Arm) -> np.ndarray:
+    """The cell means of every run, [seeds, cells]; NaN where all draws diverged."""
+    losses = [_losses(comparison, run) for run in arm.runs]
+    return np.array([cell_means(of_run, np.isnan(of_run), arm.runs[0].evaluations.draws) for of_run in losses])
 
 
 def _distribution(comparison: Comparison) -> Figure:
     """Which share of the cells has at least a given loss: the tail is at the lower right."""
-    k = comparison.inner_steps[-1]
-    cells = {arm.name: _cells_of_runs(arm, k) for arm in comparison.arms}
-    positive = np.concatenate([values[values > 0] for values in cells.values()])
-    figure, ((axes,),) = make_panels(1, 1, 8.4, 4.4)
-    if positive.size:
-        x = np.geomspace(positive.min(), positive.max(), 200)
-        curves = {
-            name: estimate(np.array([[(of_run >= at).mean() for at in x] for of_run in values]), np.mean)
-            for name, values in cells.items()
-        }
-        _lines(
-            axes, x, {name: Estimate(*(np.where(part > 0, part, np.nan) for part in c)) for name, c in curves.items()}
-        )
-    axes.set(xlabel=f"loss after {k} inner steps", ylabel="share of the cells with at least this loss")
-    axes.set(xscale="log", yscale="log")
-    use_plain_numbers(axes.yaxis)
-    use_plain_numbers(axes.xaxis)
-    _legend(figure, axes)
+    cells = {arm.name: _cells_of_runs(comparison, arm) for arm in comparison.arms}
+    known = np.concatenate([values.ravel() for values in cells.values()])
+    positive = known[known > 0]
+    diverged = "; a cell that diverged counts as having at least any loss" if np.isnan(known).any() else ""
+    figure, ((axes,),) = _sheet(
+        comparison,
+        1,
+        1,
+        8.4,
+        4.4,
+        heading=f"distribution of the loss {_when(comparison)}",
+        note=_BANDS + diverged,
+        legend=True,
+    )
+    x = np.geomspace(positive.min(), positive.max(), 200) if positive.size else np.array([np.nan])
+    curves = {}
+    for name, values in cells.items():
+        beyond = np.where(np.isnan(values), np.inf, values)
+        share = estimate(np.array([[(of_run >= at).mean() for at in x] for of_run in beyond]), np.mean)
+        curves[name] = share._replace(value=np.where(share.value > 0, share.value, np.nan))
+    _draw_lines(comparison, axes, x, curves, log_scale=True)
+    axes.set(xlabel="loss", ylabel="share of the cells with at least this loss")
+    use_log_scale(axes.xaxis)
     return figure
 
 
 def _parameters(comparison: Comparison) -> Figure:
-    k, grid = comparison.inner_steps[-1], comparison.arms[0].runs[0].evaluations.grid
-    figure, ((*panels,),) = make_panels(1, len(grid.names), 5.6, 3.9)
+    grid = comparison.arms[0].runs[0].evaluations.grid
+    heading = f"loss {_when(comparison)} over each task parameter, mean over seeds"
+    figure, ((*panels,),) = _sheet(comparison, 1, len(grid.names), 5.6, 3.9, heading=heading, note=_BANDS, legend=True)
     for axes, name in zip(panels, grid.names, strict=True):
         edges = grid.axes[name].edges()
-        curves = {
-            arm.name: estimate(
-                np.array([marginalise(grid, of_run, (name,)) for of_run in _cells_of_runs(arm, k)]), np.mean
-            )
-            for arm in comparison.arms
-        }
-        _lines(axes, (edges[:-1] + edges[1:]) / 2, curves)
-        axes.set(xlabel=axis_label(grid, name), yscale="log")
-        set_title(axes, f"loss after {k} inner steps, mean over the others")
-        use_plain_numbers(axes.yaxis)
-    _legend(figure, panels[0])
+        curves = {}
+        for arm in comparison.arms:
+            over = [marginalise(grid, of_run, (name,)) for of_run in _cells_of_runs(comparison, arm)]
+            curves[arm.name] = estimate(np.array(over), np.mean)
+        _draw_lines(comparison, axes, (edges[:-1] + edges[1:]) / 2, curves, log_scale=True)
+        axes.set_xlabel(axis_label(grid, name))
+        others = [other for other in grid.names if other != name]
+        set_title(axes, f"mean over {' and '.join(others)}" if others else "")
     return figure
 
 
@@ -210,12 +388,26 @@ def _improvement(comparison: Comparison) -> Figure | None:
     names = [arm.name for arm in comparison.arms]
     if len(names) < 2:
         return None
-    k = comparison.inner_steps[-1]
-    figure, ((*panels,),) = make_panels(1, 2, 6.6, 5.0, right=1.0)
-    for axes, key in zip(panels, ("mean", "cvar_10"), strict=True):
+    k, keys = comparison.inner_steps[-1], ("mean", "cvar_10")
+    side, label = max(2.6, 0.78 * len(names)), _names_width(comparison, 8)
+    left, right, bottom, top = 0.3, 0.9, 0.2 + 0.8 * label, 0.3
+    figure, ((*panels,),) = _sheet(
+        comparison,
+        1,
+        len(keys),
+        left + side + right,
+        bottom + side + top,
+        heading=f"probability that a run of the row is better than one of the column, {_when(comparison)}",
+        note="in brackets: 95 % bootstrap interval over seeds",
+        left=left,
+        right=right,
+        bottom=bottom,
+        top=top,
+        margin=label,
+    )
+    for axes, key in zip(panels, keys, strict=True):
         found = comparison.improvement(key)
         matrix = np.array([[found[a, b].value[k] if a != b else np.nan for b in names] for a in names])
-        _shrink(axes, left=0.06, bottom=0.14)
         mesh = axes.imshow(matrix, cmap="RdBu", vmin=0, vmax=1)
         for i, j in np.ndindex(matrix.shape):
             if i != j:
@@ -223,17 +415,12 @@ def _improvement(comparison: Comparison) -> Figure | None:
                 text = f"{matrix[i, j]:.2f}\n[{interval.low[k]:.2f}, {interval.high[k]:.2f}]"
                 dark = abs(matrix[i, j] - 0.5) > 0.35
                 axes.text(j, i, text, ha="center", va="center", fontsize=6.5, color="white" if dark else "black")
-        axes.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
-        axes.set_yticks(range(len(names)), names, fontsize=8)
-        set_title(axes, f"P(row better than column), {METRICS[key].label}")
+        slanted: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks(range(len(names)), map(_wrapped, names), fontsize=8, **slanted)
+        axes.set_yticks(range(len(names)), map(_wrapped, names) if axes is panels[0] else [""] * len(names), fontsize=8)
+        set_title(axes, METRICS[key].label)
         add_colour_bar(axes, mesh)
     return figure
-
-
-def _shrink(axes: Axes, left: float = 0.0, bottom: float = 0.0) -> None:
-    """Leaves room for long labels; shares of the figure."""
-    place = axes.get_position()
-    axes.set_position((place.x0 + left, place.y0 + bottom, place.width - left, place.height - bottom))
 
 
 def _differences(comparison: Comparison) -> Figure | None:
@@ -242,85 +429,136 @@ def _differences(comparison: Comparison) -> Figure | None:
         return None
     k, keys = comparison.inner_steps[-1], ("mean", "sd", "cvar_10", "worst_cell")
     names = [arm.name for arm in comparison.arms if (keys[0], arm.name) in comparison.differences]
-    colours = colours_of(names)
-    figure, ((*panels,),) = make_panels(1, len(keys), 4.2, 3.4)
+    styles = styles_of(comparison)
+    figure, ((*panels,),) = _sheet(
+        comparison,
+        1,
+        len(keys),
+        3.9,
+        1.2 + 0.4 * len(names),
+        heading=f"difference to {comparison.baseline} on the same seeds, {_when(comparison)}: left is better",
+        note="bars: 95 % bootstrap interval over pairs of seeds; p: sign-flip test, after Holm's correction for "
+        f"{len(names)} comparison{'' if len(names) == 1 else 's'}",
+        left=0.3,
+        right=0.8,
+        margin=_names_width(comparison, 8),
+    )
     for axes, key in zip(panels, keys, strict=True):
         for row, name in enumerate(names):
             (value, low, high), p, _ = comparison.differences[key, name]
-            axes.plot([low[k], high[k]], [row, row], color=colours[name], linewidth=2)
-            axes.plot(value[k], row, "o", color=colours[name])
-            axes.annotate(
-                f"p = {p[k]:.2g}", (value[k], row), (0, 7), textcoords="offset points", fontsize=7, ha="center"
+            axes.plot([low[k], high[k]], [row, row], color=styles[name]["color"], linewidth=2)
+            axes.plot(value[k], row, "o", color=styles[name]["color"])
+            beside: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 8}
+            axes.text(
+                1.02, row, "no value" if np.isnan(value[k]) else "" if np.isnan(p[k]) else f"p = {p[k]:.2g}", **beside
             )
         axes.axvline(0, color="black", linewidth=0.8)
-        axes.set_yticks(range(len(names)), names if axes is panels[0] else [""] * len(names), fontsize=8)
-        axes.set_ylim(len(names) - 0.5, -0.7)
-        axes.set_xlabel(f"minus {comparison.baseline} (left is better)")
+        axes.set_yticks(range(len(names)), map(_wrapped, names) if axes is panels[0] else [""] * len(names), fontsize=8)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.locator_params(axis="x", nbins=5)
         axes.grid(alpha=0.3, axis="x")
         set_title(axes, METRICS[key].label)
-    _shrink(panels[0], left=0.03)
     return figure
 
 
 def _health(comparison: Comparison) -> Figure:
-    figure, rows = make_panels(2, 3, 5.2, 3.2)
+    figure, rows = _sheet(
+        comparison,
+        2,
+        3,
+        5.2,
+        3.2,
+        heading="how the samplers do, mean over seeds",
+        note=_BANDS,
+        legend=True,
+    )
     for axes, (key, title) in zip([axes for row in rows for axes in row], HEALTH.items(), strict=True):
-        _lines(axes, comparison.steps, {arm.name: comparison.health[key, arm.name] for arm in comparison.arms})
+        curves = {arm.name: comparison.health[key, arm.name] for arm in comparison.arms}
+        _draw_lines(comparison, axes, comparison.steps, curves)
         axes.set_xlabel("meta-steps")
         set_title(axes, title)
-    _legend(figure, rows[0][0])
     return figure
 
 
-def _visits(comparison: Comparison) -> Figure | None:
+def _visits(comparison: Comparison) -> Figure:
     """How often cells were drawn against how hard their tasks are in the end."""
-    k = comparison.inner_steps[-1]
-    figure, ((*panels,),) = make_panels(1, len(comparison.arms), 3.4, 3.2)
-    colours = colours_of([arm.name for arm in comparison.arms])
-    for axes, arm in zip(panels, comparison.arms, strict=True):
-        visits = mean_of_known(np.array([run.evaluations.visits[-1] for run in arm.runs], float))
-        losses = mean_of_known(
-            np.array(
-                [np.where(diverged_tasks(e.losses[-1])[:, k], np.nan, e.losses[-1][:, k]) for e in _evaluations(arm)]
-            )
-        )
-        axes.plot(losses, visits, ".", color=colours[arm.name], markersize=3, alpha=0.6)
-        axes.set(xscale="log", yscale="log", xlabel=f"loss after {k} inner steps")
-        axes.sharey(panels[0]) if axes is not panels[0] else None
+    found = {}
+    for arm in comparison.arms:
+        visits = [run.evaluations.visits[_evaluation_of(comparison, run)] for run in arm.runs]
+        losses = mean_of_known(np.array([_losses(comparison, run) for run in arm.runs]))
+        found[arm.name] = losses, np.mean(visits, axis=0)
+    positive = np.concatenate([losses[losses > 0] for losses, _ in found.values()])
+    least, most = (pick(pick(visits) for _, visits in found.values()) for pick in (min, max))
+    batches = _batches(list(found))
+    title = 0.13 + 0.17 * _lines_in(map(_wrapped, found))
+    figure, rows = _sheet(
+        comparison,
+        len(batches),
+        len(batches[0]),
+        3.4,
+        2.9 + title,
+        heading=f"how often cells were drawn, and the loss of their tasks {_when(comparison)}",
+        note="a point: a task, mean over seeds; both scales are logarithmic, that of the visits down to 1",
+        top=title,
+    )
+    styles = styles_of(comparison)
+    panels = [axes for row in rows for axes in row]
+    for axes in panels[len(found) :]:
+        axes.set_axis_off()
+    for axes, (name, (losses, visits)) in zip(panels, found.items(), strict=False):
+        axes.plot(losses, visits, ".", color=styles[name]["color"], markersize=3, alpha=0.6, clip_on=False)
+        axes.set_yscale("symlog", linthresh=1, linscale=0.5)
+        axes.set_ylim(least / 1.2, 1.2 * most + 1)
+        axes.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1, subs=[1, 2, 5]))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        if positive.size:
+            axes.set_xlim(positive.min() / 1.2, positive.max() * 1.2)
+        use_log_scale(axes.xaxis)
+        axes.set_xlabel("loss")
         axes.grid(alpha=0.3)
-        use_plain_numbers(axes.yaxis)
-        use_plain_numbers(axes.xaxis)
-        set_title(axes, arm.name)
-    panels[0].set_ylabel("visits of the cell")
+        set_title(axes, _wrapped(name))
+    for row in rows:
+        row[0].set_ylabel("visits of the cell, mean over seeds")
     return figure
-
-
-def _evaluations(arm: Arm) -> list[Any]:
-    return [run.evaluations for run in arm.runs]
 
 
 def _regression(comparison: Comparison) -> Figure | None:
     """Samplers × the first parameter, of each sampler's first seed: target, support points, network."""
-    shown = [(arm, arm.runs[0].examples) for arm in comparison.arms]
-    shown = [(arm, examples) for arm, examples in shown if examples is not None]
+    shown = {}
+    for arm in comparison.arms:
+        # Examples are those of a run's end.
+        for run in arm.runs:
+            if run.examples and run.evaluations.steps[-1] == comparison.steps[-1]:
+                shown.setdefault(arm.name, run)
     if not shown:
         return None
     name, axis = next(iter(comparison.arms[0].runs[0].evaluations.grid.axes.items()))
-    colours = colours_of([arm.name for arm, _ in shown])
-    figure, rows = make_panels(len(shown), 3, 3.8, 2.5)
-    for row, (arm, examples) in zip(rows, shown, strict=True):
+    left_out = [arm.name for arm in comparison.arms if arm.name not in shown]
+    styles = styles_of(comparison)
+    title = 0.13 + 0.17 * (_lines_in(map(_wrapped, shown)) + 1)
+    figure, rows = _sheet(
+        comparison,
+        len(shown),
+        3,
+        3.8,
+        2.1 + title,
+        heading=f"tasks before and after adapting, after {comparison.steps[-1]:,} meta-steps",
+        note=f"no examples at this meta-step: {', '.join(left_out)}" if left_out else "",
+        top=title,
+    )
+    for row, (sampler, run) in zip(rows, shown.items(), strict=True):
+        assert run.examples is not None
+        examples = run.examples
         last = examples["predictions"].shape[1] - 1
         for i, axes in enumerate(row):
             axes.plot(examples["x"][i], examples["targets"][i], color="black", linewidth=1.5, label="target")
-            axes.plot(
-                examples["support_inputs"][i], examples["support_targets"][i], "k^", markersize=5, label="support"
-            )
+            support = examples["support_inputs"][i], examples["support_targets"][i]
+            axes.plot(*support, "k^", markersize=5, label="support")
             for k, line in ((0, ":"), (last, "-")):
-                axes.plot(
-                    examples["x"][i], examples["predictions"][i, k], line, color=colours[arm.name], label=f"{k} steps"
-                )
+                style = {"color": styles[sampler]["color"], "linestyle": line}
+                axes.plot(examples["x"][i], examples["predictions"][i, k], **style, label=f"{k} steps")
             value = f"{examples['tasks'][i, 0]:.2f}{UNITS.get(axis.unit, axis.unit)}"
-            set_title(axes, f"{arm.name}, seed {arm.runs[0].seed}: {name} {value}")
+            set_title(axes, f"{_wrapped(sampler)}\nseed {run.seed}: {name} {value}")
             axes.grid(alpha=0.3)
             axes.set_ylim(*_range(examples["targets"]))
     for axes in rows[-1]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
 from twmaml.evaluation import Example
@@ -16,11 +15,12 @@ from twmaml.panels import (
     COLOURS,
     UNITS,
     add_colour_bar,
+    log_norm,
     make_panels,
     marginalise,
     set_title,
     show_grid,
-    use_plain_numbers,
+    use_log_scale,
     views_of,
 )
 from twmaml.priority_queue import PriorityQueue
@@ -111,9 +111,7 @@ def _evaluation(data: FigureData) -> Figure:
     cells = cell_means(data.losses[:, k], diverged[:, k], draws)
     views = views_of(grid)
     figure, ((*maps, distribution),) = make_panels(1, len(views) + 1, 5.0, 4.0, right=1.0)
-    known = np.concatenate([marginalise(grid, cells, view).ravel() for view in views])
-    known = known[known > 0]
-    norm = LogNorm(known.min(), known.max()) if known.size and known.min() < known.max() else Normalize()
+    norm = log_norm(np.concatenate([marginalise(grid, cells, view).ravel() for view in views]))
     centres = np.stack(np.unravel_index(np.arange(grid.size), grid.shape), axis=1)
     marked = centres[diverged[:, k].reshape(-1, draws).any(axis=1)]
     label = f"{diverged[:, k].sum()} diverged"
@@ -138,8 +136,7 @@ def _evaluation(data: FigureData) -> Figure:
             losses = data.losses[~diverged[:, step], step]
             style: dict[str, Any] = {"histtype": "step", "linewidth": 1.5, "color": colour}
             distribution.hist(losses, bins=bins, label=f"{step}", **style)
-        distribution.set_xscale("log")
-        use_plain_numbers(distribution.xaxis)
+        use_log_scale(distribution.xaxis)
         beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "frameon": False}
         distribution.legend(title="inner steps", fontsize=8, title_fontsize=8, **beside)
     distribution.set(xlabel="loss", ylabel="evaluation tasks")
@@ -161,8 +158,8 @@ def _adaptation(data: FigureData) -> Figure:
         axes.plot(steps, worst, color=colour, marker="s", markersize=3, label=f"CVaR, worst {tail} %")
     if diverged.any():
         axes.plot([], [], " ", label=f"left out: {diverged.sum()} that diverged at some step")
-    axes.set(xlabel="inner steps", ylabel="loss on query data", yscale="log")
-    use_plain_numbers(axes.yaxis)
+    axes.set(xlabel="inner steps", ylabel="loss on query data")
+    use_log_scale(axes.yaxis)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))  # beside the curves, never on them
     return figure
@@ -196,9 +193,8 @@ def _learning_curves(data: FigureData) -> Figure:
         shown = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
         shown = shown[np.isfinite(shown)]
         if shown.size and (shown > 0).all():  # not the counts, nor what is unknown before the first meta-step
-            axes.set_yscale("log")
             axes.autoscale(axis="y")
-            use_plain_numbers(axes.yaxis)
+            use_log_scale(axes.yaxis)
         axes.grid(alpha=0.3)
     return figure
 

@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
+from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
 
 from twmaml.grid import ParameterGrid
 
@@ -45,7 +47,7 @@ def show_grid(axes: Axes, grid: ParameterGrid, values: np.ndarray, view: tuple[s
     edges = [grid.axes[name].edges() for name in view]
     axes.set_xlabel(axis_label(grid, view[0]))
     if len(view) == 1:
-        axes.stairs(marginal, edges[0], color=COLOURS[0], linewidth=1.5)
+        axes.stairs(marginal, edges[0], color="0.2", linewidth=1.5)
         return None
     axes.set_ylabel(axis_label(grid, view[1]))
     axes.set_facecolor("0.85")  # cells without a value
@@ -55,28 +57,46 @@ def show_grid(axes: Axes, grid: ParameterGrid, values: np.ndarray, view: tuple[s
 
 
 def make_panels(
-    rows: int, columns: int, width: float, height: float, right: float = 0.2
+    rows: int,
+    columns: int,
+    width: float,
+    height: float,
+    *,
+    left: float = 0.75,
+    right: float = 0.2,
+    bottom: float = 0.5,
+    top: float = 0.3,
+    head: float = 0.4,
+    foot: float = 0.0,
+    margin: float = 0.0,
 ) -> tuple[Figure, list[list[Axes]]]:
     """A figure of equal panels, placed by hand: constrained layout would take as long again as drawing.
 
     Args:
         rows: of panels.
         columns: of panels.
-        width: of a panel with its labels, in inches.
+        width: of a panel with its labels, in inches, as all that follows.
         height: likewise.
-        right: of that width, what is kept free at the right, 0.9 for a colour bar.
+        left: of that width, what is kept free at the left.
+        right: likewise, 0.9 for a colour bar.
+        bottom: of that height.
+        top: likewise, for a title.
+        head: above all panels.
+        foot: below all panels.
+        margin: at the left of all panels.
     """
-    left, bottom, top, title = 0.75, 0.5, 0.3, 0.4
-    size = (columns * width, rows * height + title)
+    size = (margin + columns * width, head + rows * height + foot)
     figure = Figure(figsize=size)
     panel = ((width - left - right) / size[0], (height - bottom - top) / size[1])
-    return figure, [
-        [
-            figure.add_axes(((c * width + left) / size[0], ((rows - 1 - r) * height + bottom) / size[1], *panel))
-            for c in range(columns)
-        ]
-        for r in range(rows)
-    ]
+    x = [(margin + c * width + left) / size[0] for c in range(columns)]
+    y = [(foot + (rows - 1 - r) * height + bottom) / size[1] for r in range(rows)]
+    return figure, [[figure.add_axes((at_x, at_y, *panel)) for at_x in x] for at_y in y]
+
+
+def text_width(text: str, size: float, weight: str = "normal") -> float:
+    """Of the longest line, in inches."""
+    font = FontProperties(size=size, weight=weight)
+    return max(text_to_path.get_text_width_height_descent(line, font, False)[0] for line in text.split("\n")) / 72
 
 
 def set_title(axes: Axes, text: str) -> None:
@@ -84,17 +104,46 @@ def set_title(axes: Axes, text: str) -> None:
     axes.set_title(text, fontsize=10, y=1.0)  # a fixed height, which would take half of the drawing's time to find
 
 
+def use_log_scale(axis: Axis) -> None:
+    """Makes an axis logarithmic, after its data are drawn; it stays as it is if none of them is positive."""
+    if np.isfinite(axis.get_minpos()):
+        (axis.axes.set_xscale if axis is axis.axes.xaxis else axis.axes.set_yscale)("log")
+        use_plain_numbers(axis)
+
+
 def use_plain_numbers(axis: Axis) -> None:
     """Marks 0.2, 0.5, 1 beside a logarithmic axis that has its range, instead of powers of ten and what lies between.
 
-    A tick takes a millisecond, so few of them make figures quick too.
+    As many as there is room for. A tick takes a millisecond, so few of them make figures quick too.
     """
     low, high = axis.get_view_interval()
-    decades = np.log10(high / low)
-    steps = LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2.5 else (1.0,))
-    axis.set_major_locator(MaxNLocator(4) if decades < 0.8 else steps)
+    decades = np.log10(high) - np.log10(low)
+    if decades < 0.8:
+        locators: list[Locator] = [MaxNLocator(n) for n in (4, 3, 2)]
+    elif decades < 2.5:
+        locators = [LogLocator(subs=subs) for subs in ((1.0, 2.0, 5.0), (1.0, 3.0), (1.0,))]
+    else:
+        locators = [LogLocator(numticks=n) for n in (9, 6, 4, 3, 2)]
+    axis.set_major_locator(next((each for each in locators if _has_room(axis, each)), locators[-1]))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _has_room(axis: Axis, locator: Locator) -> bool:
+    """Whether the numbers at the ticks do not touch."""
+    low, high = axis.get_view_interval()
+    ticks = np.array([tick for tick in locator.tick_values(low, high) if low <= tick <= high])
+    along = axis is axis.axes.xaxis
+    length = np.asarray(axis.axes.get_window_extent().size)[0 if along else 1] / axis.axes.figure.dpi
+    places = length * np.log(ticks / low) / np.log(high / low)
+    needs = [text_width(f"{tick:g}", 10) + 0.1 if along else 0.15 for tick in ticks]
+    return bool((np.diff(places) >= (np.array(needs[1:]) + needs[:-1]) / 2).all())
+
+
+def log_norm(values: np.ndarray) -> Normalize:
+    """Colours for positive values on a logarithmic scale; on a linear one if they do not vary."""
+    known = values[values > 0]
+    return LogNorm(known.min(), known.max()) if known.size and known.min() < known.max() else Normalize()
 
 
 def add_colour_bar(axes: Axes, mesh: Any, label: str = "", extend: str = "neither") -> None:
