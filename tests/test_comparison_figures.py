@@ -12,7 +12,8 @@ from tests.conftest import contents, write_run
 from tests.test_comparison import make_comparison
 from twmaml import comparison_figures
 from twmaml.comparison import Comparison
-from twmaml.comparison_figures import draw_comparison, styles_of
+from twmaml.comparison_figures import draw_comparison
+from twmaml.comparison_sheet import styles_of
 from twmaml.finished import group_runs, read_runs
 
 DRAWN = set(comparison_figures._FIGURES) - {"regression"}  # of which the runs here have no examples

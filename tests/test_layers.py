@@ -26,6 +26,7 @@ LEVELS = {
     "figures": 3.6,
     "finished": 3.6,
     "comparison": 3.7,
+    "comparison_sheet": 3.75,
     "comparison_figures": 3.8,
     "checkpoint": 3.6,
     "programs": 3.7,

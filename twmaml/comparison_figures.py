@@ -2,8 +2,7 @@
 
 import logging
 import math
-import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,10 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, SymmetricalLogLocator
 
 from twmaml.comparison import HEALTH, METRICS, Comparison, Estimate, estimate, mean_of_known
+from twmaml.comparison_sheet import BANDS, draw_lines, lines_in, names_width, sheet, styles_of, wrapped
 from twmaml.finished import Arm, FinishedRun
 from twmaml.grid import ParameterGrid
 from twmaml.panels import (
@@ -23,11 +22,9 @@ from twmaml.panels import (
     add_colour_bar,
     axis_label,
     log_norm,
-    make_panels,
     marginalise,
     set_title,
     show_grid,
-    text_width,
     use_log_scale,
     views_of,
 )
@@ -35,49 +32,11 @@ from twmaml.statistics import cell_means, diverged_tasks
 
 log = logging.getLogger(__name__)
 
-_KNOWN = {
-    "uniform": "#7F7F7F",
-    "epsilon_greedy": "#E69F00",
-    "weighted": "#56B4E9",
-    "importance": "#0072B2",
-    "delta": "#CC79A7",
-    "importance_delta": "#D55E00",
-}
-_OTHERS = (
-    *("#009E73", "#B8A900", "#332288", "#882255", "#117733", "#AA4499"),
-    *("#661100", "#4477AA", "#CC6677", "#44AA99", "#DDCC77", "#000000"),
-)
-_LINES: Sequence[Any] = ("-", (0, (5, 1.5)), (0, (6, 1.5, 1.5, 1.5)), (0, (1.5, 1.5)), (0, (4, 1.5, 1, 1.5, 1, 1.5)))
-
 _BETTER, _WORSE = "#2166AC", "#B2182B"
 """The ends of the colours of differences."""
 
-_BANDS = "bands: 95 % bootstrap interval over seeds"
-
-_NAME = 30
-"""Letters of a name in a line."""
-
 _AT_ONCE = 6
 """Samplers beside each other."""
-
-
-def colours_of(names: Sequence[str]) -> dict[str, str]:
-    """A colour for each arm: the samplers of this package always have the same one. After Okabe and Ito, and Tol."""
-    others = [name for name in names if name not in _KNOWN]
-    return {name: _KNOWN.get(name) or _OTHERS[others.index(name) % len(_OTHERS)] for name in names}
-
-
-def styles_of(comparison: Comparison) -> dict[str, dict[str, Any]]:
-    """How the line of each arm is drawn, in every figure.
-
-    Lines are dashed differently, and thinner the later they are drawn, so that none hides another below it.
-    """
-    names = [arm.name for arm in comparison.arms]
-    widths = np.linspace(3.4, 1.6, len(names)) if len(names) > 1 else [1.8]
-    return {
-        name: {"color": colour, "linestyle": _LINES[i % len(_LINES)], "linewidth": widths[i]}
-        for i, (name, colour) in enumerate(colours_of(names).items())
-    }
 
 
 def draw_comparison(comparison: Comparison, folder: Path, show: Callable[[str], None]) -> list[Path]:
@@ -116,119 +75,16 @@ def _when(comparison: Comparison) -> str:
     return f"after {comparison.inner_steps[-1]} inner steps and {comparison.steps[-1]:,} meta-steps"
 
 
-def _wrapped(name: str) -> str:
-    return textwrap.fill(name, _NAME)
-
-
-def _lines_in(texts: Iterable[str]) -> int:
-    return max(text.count("\n") + 1 for text in texts)
-
-
-def _names_width(comparison: Comparison, size: float) -> float:
-    return max(text_width(_wrapped(arm.name), size) for arm in comparison.arms)
-
-
-def _sheet(
-    comparison: Comparison,
-    rows: int,
-    columns: int,
-    width: float,
-    height: float,
-    *,
-    heading: str,
-    note: str = "",
-    legend: bool = False,
-    margin: float = 0.0,
-    **room: float,
-) -> tuple[Figure, list[list[Axes]]]:
-    """Panels with a heading and a legend above them, and a note below, each on as many lines as the width asks for.
-
-    Args:
-        comparison: whose arms the legend names.
-        rows: as all that is not named here, of `twmaml.panels.make_panels`.
-        columns: likewise.
-        width: likewise.
-        height: likewise.
-        heading: what is shown.
-        note: what a reader has to know.
-        legend: whether there is one.
-        margin: likewise.
-        room: likewise.
-    """
-    whole, edge = margin + columns * width, 0.1
-
-    def fill(text: str, size: float, weight: str = "normal") -> str:
-        letters = len(text) * (whole - 2 * edge) / max(text_width(text, size, weight), 1e-6)
-        return textwrap.fill(text, max(10, int(0.93 * letters)))
-
-    heading, note = fill(heading, 11, "bold"), fill(note, 8)
-    handles = [Line2D([], [], label=_wrapped(name), **style) for name, style in styles_of(comparison).items()]
-    beside = max(1, int((whole - 2 * edge) / (_names_width(comparison, 9) + 0.8)))
-    below = math.ceil(len(handles) / beside) * _lines_in(str(each.get_label()) for each in handles)
-    heading_height = 0.19 * _lines_in([heading]) + 0.15
-    figure, panels = make_panels(
-        rows,
-        columns,
-        width,
-        height,
-        head=heading_height + (0.18 * below + 0.1 if legend else 0),
-        foot=0.14 * _lines_in([note]) + 0.1 if note else 0,
-        margin=margin,
-        **room,
-    )
-    _, tall = figure.get_size_inches()
-    figure.text(edge / whole, 1 - edge / tall, heading, va="top", fontsize=11, fontweight="bold")
-    figure.text(edge / whole, edge / tall, note, va="bottom", fontsize=8)
-    if legend:
-        figure.legend(
-            handles=handles,
-            loc="upper left",
-            bbox_to_anchor=(edge / whole, 1 - heading_height / tall),
-            ncols=min(beside, len(handles)),
-            frameon=False,
-            fontsize=9,
-            handlelength=3,
-            borderpad=0,
-            borderaxespad=0,
-            labelspacing=0.3,
-        )
-    return figure, panels
-
-
-def _draw_lines(
-    comparison: Comparison, axes: Axes, x: np.ndarray, curves: Mapping[str, Estimate], log_scale: bool = False
-) -> None:
-    """The curve of each arm with its band. What is not positive lies on the edge of a logarithmic scale."""
-    styles = styles_of(comparison)
-    shown = np.concatenate([part for curve in curves.values() for part in curve])
-    positive = shown[shown > 0]
-    if log_scale and positive.size:
-        curves = {name: Estimate(*np.maximum(curve, positive.min())) for name, curve in curves.items()}
-    for name, (value, low, high) in curves.items():
-        known = ~np.isnan(value)
-        axes.plot(x[known], value[known], **styles[name])
-        axes.fill_between(x[known], low[known], high[known], color=styles[name]["color"], alpha=0.18, linewidth=0)
-    unknown = [name for name, curve in curves.items() if np.isnan(curve.value).all()]
-    if unknown:
-        text = textwrap.fill(f"no values: {', '.join(unknown)}", 60)
-        axes.text(0.02, 0.02, text, transform=axes.transAxes, fontsize=7, va="bottom")
-    axes.grid(alpha=0.3)
-    if log_scale:
-        use_log_scale(axes.yaxis)
-        if (shown <= 0).any() and positive.size:
-            axes.set_ylim(bottom=positive.min())
-
-
 def _curve_panels(
     comparison: Comparison, heading: str, x: np.ndarray, label: str, at: Callable[[np.ndarray], np.ndarray]
 ) -> Figure:
     keys = ("mean", "cvar_10")
-    figure, ((*panels,),) = _sheet(comparison, 1, len(keys), 5.6, 3.9, heading=heading, note=_BANDS, legend=True)
+    figure, ((*panels,),) = sheet(comparison, 1, len(keys), 5.6, 3.9, heading=heading, note=BANDS, legend=True)
     for axes, key in zip(panels, keys, strict=True):
         curves = {
             arm.name: Estimate(*(at(part) for part in comparison.estimates[key, arm.name])) for arm in comparison.arms
         }
-        _draw_lines(comparison, axes, x, curves, log_scale=True)
+        draw_lines(comparison, axes, x, curves, log_scale=True)
         set_title(axes, METRICS[key].label)
         axes.set_xlabel(label)
     return figure
@@ -257,8 +113,8 @@ def _heatmaps(comparison: Comparison) -> Figure:
         kinds["difference"] = {name: maps[name] - maps[baseline] for name in maps if name != baseline}
         heading += f"; below it the difference to {baseline}: blue where it is better, red where it is worse"
     views, batches = views_of(grid), _batches(list(maps))
-    title = 0.13 + 0.17 * (_lines_in(map(_wrapped, maps)) + 1)
-    figure, rows = _sheet(
+    title = 0.13 + 0.17 * (lines_in(map(wrapped, maps)) + 1)
+    figure, rows = sheet(
         comparison,
         len(kinds) * len(views) * len(batches),
         len(batches[0]),
@@ -303,7 +159,7 @@ def _show_maps(
             axes.set_axis_off()
             continue
         mesh = show_grid(axes, grid, maps[name], view, **style)
-        set_title(axes, f"{_wrapped(name)}\n{label}")
+        set_title(axes, f"{wrapped(name)}\n{label}")
         if mesh is None:
             edges = grid.axes[view[0]].edges()
             axes.axhline(0, color="black", linewidth=0.8)
@@ -345,14 +201,14 @@ def _distribution(comparison: Comparison) -> Figure:
     known = np.concatenate([values.ravel() for values in cells.values()])
     positive = known[known > 0]
     diverged = "; a cell that diverged counts as having at least any loss" if np.isnan(known).any() else ""
-    figure, ((axes,),) = _sheet(
+    figure, ((axes,),) = sheet(
         comparison,
         1,
         1,
         8.4,
         4.4,
         heading=f"distribution of the loss {_when(comparison)}",
-        note=_BANDS + diverged,
+        note=BANDS + diverged,
         legend=True,
     )
     x = np.geomspace(positive.min(), positive.max(), 200) if positive.size else np.array([np.nan])
@@ -361,7 +217,7 @@ def _distribution(comparison: Comparison) -> Figure:
         beyond = np.where(np.isnan(values), np.inf, values)
         share = estimate(np.array([[(of_run >= at).mean() for at in x] for of_run in beyond]), np.mean)
         curves[name] = share._replace(value=np.where(share.value > 0, share.value, np.nan))
-    _draw_lines(comparison, axes, x, curves, log_scale=True)
+    draw_lines(comparison, axes, x, curves, log_scale=True)
     axes.set(xlabel="loss", ylabel="share of the cells with at least this loss")
     use_log_scale(axes.xaxis)
     return figure
@@ -370,14 +226,14 @@ def _distribution(comparison: Comparison) -> Figure:
 def _parameters(comparison: Comparison) -> Figure:
     grid = comparison.arms[0].runs[0].evaluations.grid
     heading = f"loss {_when(comparison)} over each task parameter, mean over seeds"
-    figure, ((*panels,),) = _sheet(comparison, 1, len(grid.names), 5.6, 3.9, heading=heading, note=_BANDS, legend=True)
+    figure, ((*panels,),) = sheet(comparison, 1, len(grid.names), 5.6, 3.9, heading=heading, note=BANDS, legend=True)
     for axes, name in zip(panels, grid.names, strict=True):
         edges = grid.axes[name].edges()
         curves = {}
         for arm in comparison.arms:
             over = [marginalise(grid, of_run, (name,)) for of_run in _cells_of_runs(comparison, arm)]
             curves[arm.name] = estimate(np.array(over), np.mean)
-        _draw_lines(comparison, axes, (edges[:-1] + edges[1:]) / 2, curves, log_scale=True)
+        draw_lines(comparison, axes, (edges[:-1] + edges[1:]) / 2, curves, log_scale=True)
         axes.set_xlabel(axis_label(grid, name))
         others = [other for other in grid.names if other != name]
         set_title(axes, f"mean over {' and '.join(others)}" if others else "")
@@ -389,9 +245,9 @@ def _improvement(comparison: Comparison) -> Figure | None:
     if len(names) < 2:
         return None
     k, keys = comparison.inner_steps[-1], ("mean", "cvar_10")
-    side, label = max(2.6, 0.78 * len(names)), _names_width(comparison, 8)
+    side, label = max(2.6, 0.78 * len(names)), names_width(comparison, 8)
     left, right, bottom, top = 0.3, 0.9, 0.2 + 0.8 * label, 0.3
-    figure, ((*panels,),) = _sheet(
+    figure, ((*panels,),) = sheet(
         comparison,
         1,
         len(keys),
@@ -416,8 +272,8 @@ def _improvement(comparison: Comparison) -> Figure | None:
                 dark = abs(matrix[i, j] - 0.5) > 0.35
                 axes.text(j, i, text, ha="center", va="center", fontsize=6.5, color="white" if dark else "black")
         slanted: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-        axes.set_xticks(range(len(names)), map(_wrapped, names), fontsize=8, **slanted)
-        axes.set_yticks(range(len(names)), map(_wrapped, names) if axes is panels[0] else [""] * len(names), fontsize=8)
+        axes.set_xticks(range(len(names)), map(wrapped, names), fontsize=8, **slanted)
+        axes.set_yticks(range(len(names)), map(wrapped, names) if axes is panels[0] else [""] * len(names), fontsize=8)
         set_title(axes, METRICS[key].label)
         add_colour_bar(axes, mesh)
     return figure
@@ -430,7 +286,7 @@ def _differences(comparison: Comparison) -> Figure | None:
     k, keys = comparison.inner_steps[-1], ("mean", "sd", "cvar_10", "worst_cell")
     names = [arm.name for arm in comparison.arms if (keys[0], arm.name) in comparison.differences]
     styles = styles_of(comparison)
-    figure, ((*panels,),) = _sheet(
+    figure, ((*panels,),) = sheet(
         comparison,
         1,
         len(keys),
@@ -441,7 +297,7 @@ def _differences(comparison: Comparison) -> Figure | None:
         f"{len(names)} comparison{'' if len(names) == 1 else 's'}",
         left=0.3,
         right=0.8,
-        margin=_names_width(comparison, 8),
+        margin=names_width(comparison, 8),
     )
     for axes, key in zip(panels, keys, strict=True):
         for row, name in enumerate(names):
@@ -453,7 +309,7 @@ def _differences(comparison: Comparison) -> Figure | None:
                 1.02, row, "no value" if np.isnan(value[k]) else "" if np.isnan(p[k]) else f"p = {p[k]:.2g}", **beside
             )
         axes.axvline(0, color="black", linewidth=0.8)
-        axes.set_yticks(range(len(names)), map(_wrapped, names) if axes is panels[0] else [""] * len(names), fontsize=8)
+        axes.set_yticks(range(len(names)), map(wrapped, names) if axes is panels[0] else [""] * len(names), fontsize=8)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.locator_params(axis="x", nbins=5)
         axes.grid(alpha=0.3, axis="x")
@@ -462,19 +318,19 @@ def _differences(comparison: Comparison) -> Figure | None:
 
 
 def _health(comparison: Comparison) -> Figure:
-    figure, rows = _sheet(
+    figure, rows = sheet(
         comparison,
         2,
         3,
         5.2,
         3.2,
         heading="how the samplers do, mean over seeds",
-        note=_BANDS,
+        note=BANDS,
         legend=True,
     )
     for axes, (key, title) in zip([axes for row in rows for axes in row], HEALTH.items(), strict=True):
         curves = {arm.name: comparison.health[key, arm.name] for arm in comparison.arms}
-        _draw_lines(comparison, axes, comparison.steps, curves)
+        draw_lines(comparison, axes, comparison.steps, curves)
         axes.set_xlabel("meta-steps")
         set_title(axes, title)
     return figure
@@ -490,8 +346,8 @@ def _visits(comparison: Comparison) -> Figure:
     positive = np.concatenate([losses[losses > 0] for losses, _ in found.values()])
     least, most = (pick(pick(visits) for _, visits in found.values()) for pick in (min, max))
     batches = _batches(list(found))
-    title = 0.13 + 0.17 * _lines_in(map(_wrapped, found))
-    figure, rows = _sheet(
+    title = 0.13 + 0.17 * lines_in(map(wrapped, found))
+    figure, rows = sheet(
         comparison,
         len(batches),
         len(batches[0]),
@@ -516,7 +372,7 @@ def _visits(comparison: Comparison) -> Figure:
         use_log_scale(axes.xaxis)
         axes.set_xlabel("loss")
         axes.grid(alpha=0.3)
-        set_title(axes, _wrapped(name))
+        set_title(axes, wrapped(name))
     for row in rows:
         row[0].set_ylabel("visits of the cell, mean over seeds")
     return figure
@@ -535,8 +391,8 @@ def _regression(comparison: Comparison) -> Figure | None:
     name, axis = next(iter(comparison.arms[0].runs[0].evaluations.grid.axes.items()))
     left_out = [arm.name for arm in comparison.arms if arm.name not in shown]
     styles = styles_of(comparison)
-    title = 0.13 + 0.17 * (_lines_in(map(_wrapped, shown)) + 1)
-    figure, rows = _sheet(
+    title = 0.13 + 0.17 * (lines_in(map(wrapped, shown)) + 1)
+    figure, rows = sheet(
         comparison,
         len(shown),
         3,
@@ -558,7 +414,7 @@ def _regression(comparison: Comparison) -> Figure | None:
                 style = {"color": styles[sampler]["color"], "linestyle": line}
                 axes.plot(examples["x"][i], examples["predictions"][i, k], **style, label=f"{k} steps")
             value = f"{examples['tasks'][i, 0]:.2f}{UNITS.get(axis.unit, axis.unit)}"
-            set_title(axes, f"{_wrapped(sampler)}\nseed {run.seed}: {name} {value}")
+            set_title(axes, f"{wrapped(sampler)}\nseed {run.seed}: {name} {value}")
             axes.grid(alpha=0.3)
             axes.set_ylim(*_range(examples["targets"]))
     for axes in rows[-1]:

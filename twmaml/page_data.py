@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from twmaml.comparison import HEALTH, METRICS, TAILS, Comparison, Estimate
-from twmaml.comparison_figures import colours_of
+from twmaml.comparison_sheet import colours_of
 from twmaml.finished import differing_keys
 from twmaml.panels import UNITS, marginalise, views_of
 
