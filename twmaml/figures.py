@@ -185,8 +185,8 @@ def _learning_curves(data: FigureData) -> Figure:
             known = ~np.isnan(values)
             axes.plot(steps[known], values[known], color=colour, linewidth=1.5, label=f"{k}")
         set_title(axes, title)
-    others[0].legend(title="inner steps", fontsize=8)
     others[-1].set_axis_off()
+    others[-1].legend(*others[0].get_legend_handles_labels(), title="inner steps", fontsize=8, loc="upper left")
     for axes in (first, *others[:-1]):
         axes.set_xlabel("meta-steps")
         axes.set_ylim(bottom=0)
