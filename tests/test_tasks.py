@@ -45,5 +45,5 @@ def test_the_loss_is_the_mean_squared_error_and_shapes_must_agree():
     outcome = family.outcome(lambda x: 0 * x, data)
     np.testing.assert_allclose(outcome.loss, np.mean(np.asarray(data.targets) ** 2), rtol=1e-6)
     assert outcome.score == outcome.loss
-    with pytest.raises(ValueError, match="must have shape"):
+    with pytest.raises(ValueError, match="must have the same shape"):
         family.outcome(lambda x: x[:, 0], data)
