@@ -156,6 +156,10 @@ def test_the_predecessor_has_no_floor_and_its_own_epsilon():
         ),
         (["wandb.mode=on"], "wandb.mode=on: must be 'auto', 'online', 'offline' or 'disabled'"),
         (["steps=${nope}"], "nope"),
+        (["sampler=uniform,null"], "sampler=None: must be set to one of its choices"),
+        (["sampler=uniform,[delta]"], "sampler=['delta']: must be set to one of its choices"),
+        (["sampler="], "sampler=: must be set to one of its choices"),
+        (["seed=range(0,3),7"], "seed=range(0,3),7: a sweep cannot stand in a list of values"),
         (
             ["experiment=nope"],
             "experiment=nope: must be one of compare_samplers, maml_sine, predecessor, search_learning_rate",

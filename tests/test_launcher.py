@@ -176,6 +176,12 @@ def test_all_jobs_of_a_sweep_are_of_one_folder_and_one_wandb_group(train, tmp_pa
     assert "3 of 3 jobs were finished before" in output
 
 
+def test_a_job_whose_tasks_have_all_diverged_fails_no_other_of_its_group(train):
+    far = ["adaptation.learning_rate=3.0", "adaptation.steps=0", "evaluation.steps=10", "steps=20"]
+    output = succeed(train("--multirun", "seed=0,1", *far)).stdout
+    assert "eval/loss nan (sd nan over 2 jobs)" in output
+
+
 def test_the_basic_launcher_lists_failed_jobs_too(train, tmp_path):
     process = train("--multirun", "optimizer.learning_rate=1e20,0.001", "hydra/launcher=basic", "hydra.sweep.dir=sweep")
     assert process.returncode == 1
@@ -193,6 +199,8 @@ def test_the_basic_launcher_lists_failed_jobs_too(train, tmp_path):
         (["sampler=uniform,nope"], "sampler=nope: must be one of"),
         (["seed=0,1", "hydra.launcher.group_size=0"], "group_size"),
         (["seed=0,1,0"], "jobs 0 and 2 are the same"),
+        (["seed=interval(0,5)"], "seed=interval(0,5): is for a search"),
+        (["seed=0,1", "hydra.sweeper.max_batch_size=0"], "hydra.sweeper.max_batch_size=0: must be at least 1"),
         (["seed=0,1", "hydra.sweep.subdir=same"], "jobs 0 and 1 need folders of their own (hydra.sweep.subdir)"),
     ],
 )
