@@ -391,6 +391,7 @@ AT_RANDOM = settings(
 @given(arguments=command_lines(1))
 @example(arguments=["hydra.verbose=0"])
 @example(arguments=["task.x_high=3.4e38"])
+@example(arguments=["++task.phase.unit='\U000d9545\x07\x1e'"])  # which no font has
 @example(arguments=["resume=work/precious", "shots=" + "9" * 5000])
 def test_any_command_line_trains_or_ends_in_one_line(arguments, zygote):
     checked(arguments, zygote)

@@ -1,5 +1,6 @@
 """Panels of figures: heatmaps over the grid of tasks, with parameter axes and units, and what they are made of."""
 
+import warnings
 from itertools import combinations
 from typing import Any
 
@@ -13,6 +14,9 @@ from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
 
 from twmaml.grid import ParameterGrid
+
+# What the font lacks, a unit of other letters say, is an empty box in the figure; it needs no lines in the terminal.
+warnings.filterwarnings("ignore", "(?s)Glyph .* missing from font", UserWarning)
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 """Okabe and Ito's palette, which the colour-blind can tell apart."""
