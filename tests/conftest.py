@@ -230,5 +230,6 @@ def write_run(
             queue_losses=of_step[:, 1],
             visits=np.arange(tasks) + 1,
         )
-    summary = {"status": "finished", "seed": seed, "step": steps[-1], "meta_steps_per_second": 100.0}
+    summary = {"status": "finished", "seed": seed, "step": steps[-1]}
+    summary |= {"meta_steps_per_second": 100.0, "runs_at_once": 1, "device": "cpu"}
     (folder / "summary.json").write_text(json.dumps(summary))

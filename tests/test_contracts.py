@@ -73,42 +73,32 @@ def of_shape(shape):
 
 
 @pytest.mark.parametrize(
-    ("fault", "line"),
+    ("part", "fault", "line"),
     [
-        ("a column", f"sampler: probabilities{of_shape(f'float32[{CELLS},1]')}"),
-        ("one cell less", f"sampler: probabilities{of_shape(f'float32[{CELLS - 1}]')}"),
-        ("integers", f"sampler: probabilities{of_shape(f'int32[{CELLS}]')}"),
-        ("nothing", f"sampler: probabilities{of_shape('a NoneType')}"),
+        ("sampler", "a column", f"probabilities{of_shape(f'float32[{CELLS},1]')}"),
+        ("sampler", "one cell less", f"probabilities{of_shape(f'float32[{CELLS - 1}]')}"),
+        ("sampler", "integers", f"probabilities{of_shape(f'int32[{CELLS}]')}"),
+        ("sampler", "nothing", f"probabilities{of_shape('a NoneType')}"),
         (
+            "sampler",
             "a typing error",
-            "sampler: AttributeError: 'PriorityQueue' object has no attribute 'loses' (test_contracts.py",
+            "AttributeError: 'PriorityQueue' object has no attribute 'loses' (test_contracts.py",
         ),
-        ("python's if", "sampler: TracerBoolConversionError: Attempted boolean conversion of traced array"),
-        ("a metric of many numbers", "sampler: the metric temperature must be one number. Got float32[3]"),
-        ("a list of metrics", "sampler: metrics must return numbers by name. Got a list"),
-        ("an error in metrics", "sampler: KeyError: 'temperature' (test_contracts.py"),
-        ("one weight", "sampler: the weights of a draw must be floats of shape (25,). Got float32[]"),
+        ("sampler", "python's if", "TracerBoolConversionError: Attempted boolean conversion of traced array"),
+        ("sampler", "a metric of many numbers", "the metric temperature must be one number. Got float32[3]"),
+        ("sampler", "a list of metrics", "metrics must return numbers by name. Got a list"),
+        ("sampler", "an error in metrics", "KeyError: 'temperature' (test_contracts.py"),
+        ("sampler", "one weight", "the weights of a draw must be floats of shape (25,). Got float32[]"),
+        ("task", "a score in brackets", "the score of an outcome must be one number. Got float32[1]"),
+        ("task", "a metric an example", "the metric errors of an outcome must be one number. Got float32[10,1]"),
+        ("task", "a metric of a taken name", "a metric must not be called loss"),
+        ("task", "a wrong name", "KeyError: 'height' (test_contracts.py"),
     ],
 )
-def test_a_sampler(fault, line):
-    target = f"sampler._target_={__name__}.FaultySampler"
+def test_a_part_that_does_not_keep_its_protocol(part, fault, line):
+    target = f"{part}._target_={__name__}.Faulty{part.title()}"
     build("sampler=uniform", target)
-    assert mistake("sampler=uniform", target, f"+sampler.fault={fault!r}").startswith(line)
-
-
-@pytest.mark.parametrize(
-    ("fault", "line"),
-    [
-        ("a score in brackets", "task: the score of an outcome must be one number. Got float32[1]"),
-        ("a metric an example", "task: the metric errors of an outcome must be one number. Got float32[10,1]"),
-        ("a metric of a taken name", "task: a metric must not be called loss"),
-        ("a wrong name", "task: KeyError: 'height' (test_contracts.py"),
-    ],
-)
-def test_a_task_family(fault, line):
-    target = f"task._target_={__name__}.FaultyTask"
-    build(target)
-    assert mistake(target, f"+task.fault={fault!r}").startswith(line)
+    assert mistake("sampler=uniform", target, f"+{part}.fault={fault!r}").startswith(f"{part}: {line}")
 
 
 def test_an_optimizer_whose_state_changes_its_type():

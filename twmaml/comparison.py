@@ -347,8 +347,9 @@ class Comparison:
     def units(self) -> list[str]:
         """What budgets are counted in; seconds only if the speed of every run was measured, under equal conditions."""
         summaries = [run.summary for arm in self.arms for run in arm.runs]
-        timed = all(summary.get("meta_steps_per_second") for summary in summaries)
-        alike = len({(summary.get("device"), summary.get("runs_at_once")) for summary in summaries}) == 1
+        conditions = {tuple(summary.get(key) for key in ("device", "runs_at_once")) for summary in summaries}
+        alike = len(conditions) == 1 and None not in next(iter(conditions))
+        timed = all(summary.get("meta_steps_per_second") for summary in summaries)  # 0.0 is no speed either
         return ["meta-steps", "tasks", *(["seconds"] if timed and alike else [])]
 
     def at_budget(self, unit: str) -> tuple[float, dict[str, np.ndarray]]:

@@ -246,11 +246,9 @@ class Sweep:
                     outcomes = dict(zip(requests, map(_outcome, runs_of_jobs), strict=True))
         except Exception as error:
             log.info("A group of jobs failed", exc_info=True)
-            ends = {number: finished_job(request.config, request.folder) for number, request in requests.items()}
-            outcomes = {number: error if end is None else end for number, end in ends.items()}
+            outcomes = {**dict.fromkeys(requests, error), **_ends(requests)}
         if self._stopping:
-            ends = [finished_job(request.config, request.folder) for request in requests.values()]
-            self._terminal.say_interrupted(len(ends) - ends.count(None))
+            self._terminal.say_interrupted(len(_ends(requests)))
             raise KeyboardInterrupt(self._stopping[0])
         settings: dict[tuple[str, ...], list[int]] = {}  # what differs only in the seed is one line
         for number, (overrides, _) in group.items():
@@ -294,6 +292,12 @@ hydra_job.program_of = program_of  # type: ignore[attr-defined]
 hydra_job.finished = finished_job  # type: ignore[attr-defined]
 hydra_job.prepare = prepare_job  # type: ignore[attr-defined]
 hydra_job.sweep = Sweep  # type: ignore[attr-defined]
+
+
+def _ends(requests: Mapping[int, Request]) -> dict[int, float]:
+    """What those jobs returned that are at their end."""
+    ends = {number: finished_job(request.config, request.folder) for number, request in requests.items()}
+    return {number: end for number, end in ends.items() if end is not None}
 
 
 def _result(runs: Sequence[RunRecord]) -> float:
