@@ -33,12 +33,13 @@ import numpy as np
 import optax
 from omegaconf import DictConfig
 
-from twmaml.checkpoint import Checkpoint, Notes, pack, write
-from twmaml.conf_files import configuration_folder
-from twmaml.configuration import Job, build_job
-from twmaml.processes import count_cores
-from twmaml.runner import over_runs, shard_runs
-from twmaml.tracking import Mark
+from twmaml.configuration.build import Job, build_job
+from twmaml.configuration.config_files import configuration_folder
+from twmaml.figures.pool import count_cores
+from twmaml.meta_learning.chunk import train_chunk
+from twmaml.storage.checkpoint import Checkpoint, Notes, pack, write
+from twmaml.storage.metrics_file import Mark
+from twmaml.training.devices import over_runs, shard_runs
 
 Block = Callable[[int], None]
 """Runs so many meta-steps and returns when they are done."""
@@ -108,7 +109,7 @@ def plain_loop(job: Job) -> Block:
 
 def compiled_loop(job: Job) -> Block:
     """twmaml's own: chunks of meta-steps as one program."""
-    train = over_runs(job.learner.train_chunk, shard_runs(1))
+    train = over_runs(partial(train_chunk, job.learner), shard_runs(1))
     carried = jax.device_put(
         jax.vmap(job.learner.init)(jnp.zeros(1, jnp.uint32)), shard_runs(1)
     )  # as it comes back, or it compiles twice
@@ -216,7 +217,7 @@ def time_blocks(pipe: Connection, cores: int, runs: int, overrides: Sequence[str
     """In a process of its own: trains so many runs on so many cores, each time that a number of steps comes in."""
     pin(cores)
     learner, sharding = compose(overrides).learner, shard_runs(runs)
-    train = over_runs(learner.train_chunk, sharding)
+    train = over_runs(partial(train_chunk, learner), sharding)
     states = jax.device_put(jax.vmap(learner.init)(jnp.arange(runs, dtype=jnp.uint32)), sharding)
     while (steps := pipe.recv()) is not None:
         began = time.perf_counter()

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from twmaml.checkpoint import Checkpoint, newest, steps_in
-from twmaml.tracking import read_metrics
+from twmaml.storage.checkpoint import Checkpoint, newest, steps_in
+from twmaml.storage.metrics_file import read_metrics
 
 SMALL = [
     "log_every=100",

@@ -13,11 +13,14 @@ import pytest
 from hypothesis import settings
 from omegaconf import OmegaConf
 
-from twmaml.adaptation import MAML
-from twmaml.grid import Axis, ParameterGrid
-from twmaml.models import MLP
-from twmaml.runner import MetaLearner
-from twmaml.samplers import EpsilonGreedy, Proportional, Uniform
+from twmaml.adaptation.maml import MAML
+from twmaml.meta_learning.learner import MetaLearner
+from twmaml.models.mlp import MLP
+from twmaml.samplers.epsilon_greedy import EpsilonGreedy
+from twmaml.samplers.proportional import Proportional
+from twmaml.samplers.uniform import Uniform
+from twmaml.space.axis import Axis
+from twmaml.space.grid import ParameterGrid
 from twmaml.tasks.sinusoid import Sinusoid
 
 jax.config.update("jax_num_cpu_devices", 2)  # so that tests of several runs are also tests of several devices

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from tests.conftest import SMALL, succeed, write_run
-from twmaml.comparison import METRICS, Comparison
-from twmaml.conf_files import configuration_folder
-from twmaml.finished import group_runs, read_runs
-from twmaml.reproduce import compare_with, judge, read_presets
+from twmaml.analysis.comparison import METRICS, Comparison
+from twmaml.analysis.finished_runs import group_runs, read_runs
+from twmaml.analysis.published import compare_with, judge
+from twmaml.configuration.config_files import configuration_folder
+from twmaml.reproduce import read_presets
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import succeed
-from twmaml.tracking import read_metrics
+from twmaml.storage.metrics_file import read_metrics
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent

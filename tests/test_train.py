@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import SMALL, contents, read_wandb, succeed
-from twmaml.tracking import read_metrics
+from twmaml.storage.metrics_file import read_metrics
 
 ROOT = Path(__file__).parent.parent
 

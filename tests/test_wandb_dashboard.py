@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import succeed
-from twmaml.tracking import read_metrics
+from twmaml.storage.metrics_file import read_metrics
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "wandb_dashboard.py"
 GROUP = "it's lr=0.1 <\\é>"  # all that wandb-workspaces would change

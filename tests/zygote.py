@@ -23,9 +23,9 @@ for name in (
     "matplotlib.backends.backend_agg",
     "orbax.checkpoint",
     "hydra.main",
-    "twmaml.command_line",
-    "twmaml.figures",
-    "twmaml.resume",
+    "twmaml.jobs.command_line",
+    "twmaml.figures.run",
+    "twmaml.jobs.resume",
     "hydra_plugins.twmaml_launcher.sweeper",
 ):
     importlib.import_module(name)

@@ -1,42 +1,12 @@
 """The command line of reproductions: `python -m twmaml.reproduce maml_sine` runs a preset beside what was published."""
 
 import argparse
-import json
-import math
-import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from twmaml.conf_files import configuration_folder, suggest
-
-if TYPE_CHECKING:
-    from twmaml.comparison import Comparison
-
-
-@dataclass(frozen=True)
-class Reproduced:
-    """A published figure and ours."""
-
-    metric: str
-    sampler: str
-    inner_steps: int
-    published: float
-    read_to: float
-    """How exactly the published one is known."""
-    rerun: float | None
-    rerun_plus_minus: float | None
-    ours: float
-    low: float
-    high: float
-    """Ours, with its 95 % bootstrap interval over seeds."""
-    of_seeds: list[float]
-    """Ours of each seed, in ascending order."""
-    verdict: str
+from twmaml.analysis.published import reproduce
+from twmaml.configuration.config_files import configuration_folder, suggest
 
 
 def main() -> None:
@@ -62,7 +32,7 @@ def main() -> None:
             raise ValueError(f"{arguments.preset}: must be list or one of {', '.join(presets)}{near}")
         if arguments.seeds is not None and arguments.seeds < 1:
             raise ValueError(f"--seeds {arguments.seeds}: must be at least 1")
-        reproduce(arguments.preset, arguments.seeds, arguments.overrides, arguments.runs)
+        reproduce(arguments.preset, presets[arguments.preset], arguments.seeds, arguments.overrides, arguments.runs)
     except KeyboardInterrupt:
         sys.exit(130)
     except ValueError as error:
@@ -77,134 +47,6 @@ def read_presets() -> dict[str, Any]:
 
     presets: Any = OmegaConf.to_container(OmegaConf.load(Path(configuration_folder()) / "published.yaml"))
     return presets
-
-
-def reproduce(name: str, seeds: int | None, overrides: Sequence[str], runs: Path | None) -> list[Reproduced]:
-    """Trains a preset, unless there are runs of it, and writes `reproduction.json` beside them.
-
-    Raises:
-        ValueError: if there are no runs to compare; the message is one line.
-    """
-    preset = read_presets()[name]
-    folder = runs or Path("outputs") / "reproduce" / name / time.strftime("%Y-%m-%d_%H-%M-%S")
-    if runs is None:
-        _train(name, preset, seeds or preset["seeds"], overrides, folder)
-    elif not runs.is_dir():
-        raise ValueError(f"--runs {runs}: there is no such folder")
-    from twmaml.comparison import Comparison  # noqa: PLC0415  half a second that training need not wait for
-    from twmaml.finished import group_runs, read_runs  # noqa: PLC0415
-
-    finished, left_out = read_runs([folder])
-    arms = group_runs(finished)
-    found = compare_with(preset, Comparison(arms, None)) if arms else []
-    if not found:
-        reasons = "; ".join(f"{path}: {reason}" for path, reason in left_out[:3])
-        raise ValueError(f"{folder}: no finished run that the preset {name} can be compared with. {reasons}".rstrip())
-    notes = [*preset["protocol"]]
-    steps = {run.config["steps"] for run in finished}
-    notes += [f"changed here: {override}" for override in overrides]
-    notes += [f"left out: {path} ({reason})" for path, reason in left_out]
-    notes.append(f"meta-steps of these runs: {', '.join(f'{step:,}' for step in sorted(steps))}")
-    _print(preset, found, notes)
-    report = {"preset": name, "source": preset["source"], "notes": notes, "figures": [asdict(each) for each in found]}
-    (folder / "reproduction.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    print(f"  saved      {folder}/reproduction.json\n  compare    python -m twmaml.compare {folder}")
-    return found
-
-
-def _train(name: str, preset: Mapping[str, Any], seeds: int, overrides: Sequence[str], folder: Path) -> None:
-    """Runs the preset by the command line, as a user would, so that what is reproduced is what users get."""
-    command = [sys.executable, "-m", "twmaml.train", "--multirun", f"experiment={name}"]
-    command += [f"sampler={','.join(preset['samplers'])}", f"seed={','.join(map(str, range(seeds)))}"]
-    command += [*overrides, f"hydra.sweep.dir={folder}"]
-    print(f"twmaml: {' '.join(['python', *command[1:]])}", flush=True)
-    code = subprocess.run(command, check=False).returncode
-    if code == 130:
-        raise KeyboardInterrupt
-    if code and not folder.exists():  # the line that says why is printed already
-        sys.exit(code)
-
-
-def compare_with(preset: Mapping[str, Any], comparison: "Comparison") -> list[Reproduced]:
-    """Every published figure for which there are runs, and ours at the last evaluation."""
-    arms = {arm.name: arm for arm in comparison.arms}
-    found = []
-    for figure in preset["figures"]:
-        metric, sampler, k = figure["metric"], figure["sampler"], figure["inner_steps"]
-        if sampler not in arms or k not in comparison.inner_steps:
-            continue
-        ours, low, high = (float(part[-1, k]) for part in comparison.estimates[metric, sampler])
-        of_seeds = sorted(comparison.values(arms[sampler], metric)[:, -1, k].tolist())
-        published, read_to = figure["published"], figure.get("read_to", 0.0)
-        found.append(
-            Reproduced(
-                metric=metric,
-                sampler=sampler,
-                inner_steps=k,
-                published=published,
-                read_to=read_to,
-                rerun=figure.get("rerun"),
-                rerun_plus_minus=figure.get("rerun_plus_minus"),
-                ours=ours,
-                low=low,
-                high=high,
-                of_seeds=of_seeds,
-                verdict=judge(ours, of_seeds, published, read_to),
-            )
-        )
-    return found
-
-
-def judge(ours: float, of_seeds: Sequence[float], published: float, read_to: float) -> str:
-    """Whether a published figure could be one more seed of ours.
-
-    What was published is one trained network, which varies as much as one seed does: it is held against the range of
-    our seeds, not against the interval of their mean, which is narrower the more seeds there are.
-    """
-    off = f"our mean is {ours / published - 1:+.0%}"
-    if len(of_seeds) < 2:
-        return f"undecided with one seed; {off}"
-    inside = of_seeds[0] - read_to <= published <= of_seeds[-1] + read_to
-    return f"{'agrees: inside' if inside else 'differs: outside'} the range of our seeds; {off}"
-
-
-_LEFT = ("figure", "sampler", "verdict")
-
-
-def _print(preset: Mapping[str, Any], found: Sequence[Reproduced], notes: Sequence[str]) -> None:
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-    table = Table(title=f"{preset['title']}\n{preset['source']}", title_justify="left", header_style="bold")
-    for column in (
-        *_LEFT[:2],
-        "inner steps",
-        "published",
-        "re-run",
-        "ours [95 %]",
-        "median",
-        "range over seeds",
-        _LEFT[2],
-    ):
-        table.add_column(column, justify="left" if column in _LEFT else "right")
-    for each in found:
-        rerun = "–" if each.rerun is None else f"{each.rerun:.3g}"
-        rerun += "" if each.rerun_plus_minus is None else f" ± {each.rerun_plus_minus:.2g}"
-        interval = "" if math.isnan(each.low) else f" [{each.low:.3f}, {each.high:.3f}]"
-        published = f"{each.published:.3g}" + (f" ± {each.read_to:.1g}" if each.read_to else "")
-        ours = f"{each.ours:.3f}{interval}".replace("[", "\\[")
-        spread = [f"{statistics.median(each.of_seeds):.3f}", f"{each.of_seeds[0]:.3f} to {each.of_seeds[-1]:.3f}"]
-        table.add_row(each.metric, each.sampler, str(each.inner_steps), published, rerun, ours, *spread, each.verdict)
-    console.print(table)
-    if any(each.rerun is not None for each in found):
-        console.print(f"  re-run: {preset['rerun']}", soft_wrap=True)
-    counts = sorted({len(each.of_seeds) for each in found})
-    console.print(
-        f"  ours: mean over {' or '.join(map(str, counts))} seeds \\[95 % bootstrap interval of it]", soft_wrap=True
-    )
-    for note in notes:
-        console.print(f"  protocol: {note}", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

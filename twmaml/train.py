@@ -18,16 +18,17 @@ def main() -> None:
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)
     # Imported here, as the processes that draw figures start by importing this module.
-    from twmaml.conf_files import configuration_folder, help_text, register_resolvers  # noqa: PLC0415
+    from twmaml.configuration.config_files import configuration_folder, help_text, register_resolvers  # noqa: PLC0415
 
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(help_text())
         return
     import hydra  # noqa: PLC0415
 
-    from twmaml.command_line import check_arguments, flags_first  # noqa: PLC0415
-    from twmaml.jobs import ReportedError, hydra_job  # noqa: PLC0415
-    from twmaml.resume import resume_run, split_resume, sweep_arguments  # noqa: PLC0415
+    from twmaml.jobs.command_line import check_arguments, flags_first  # noqa: PLC0415
+    from twmaml.jobs.job import ReportedError  # noqa: PLC0415
+    from twmaml.jobs.resume import resume_run, split_resume, sweep_arguments  # noqa: PLC0415
+    from twmaml.jobs.task import hydra_job  # noqa: PLC0415
 
     folder, others = split_resume(sys.argv[1:])
     register_resolvers()
@@ -58,15 +59,15 @@ def main() -> None:
 
 def _exit_with(error: BaseException) -> None:
     """Ends the process with the one line that an expected error has, or with a traceback."""
-    from twmaml.errors import explain, explain_hydra  # noqa: PLC0415
-    from twmaml.standing import AlreadyFinishedError  # noqa: PLC0415
+    from twmaml.configuration.explain import explain_error, explain_hydra  # noqa: PLC0415
+    from twmaml.storage.run_folder import AlreadyFinishedError  # noqa: PLC0415
 
     if isinstance(error, KeyboardInterrupt):
         sys.exit(128 + next(iter(error.args), signal.SIGINT))
     if isinstance(error, AlreadyFinishedError):
         print(f"twmaml: {error}")
         return
-    line = explain(error) or explain_hydra(error, sys.argv[1:])
+    line = explain_error(error) or explain_hydra(error, sys.argv[1:])
     if line is None:
         raise error
     sys.exit(f"twmaml: {line}")

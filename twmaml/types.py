@@ -1,7 +1,7 @@
 """Names for the array types and function types that several modules share."""
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from jaxtyping import Array, Float, Int, Key, PyTree
 from pydantic import Field
@@ -31,3 +31,26 @@ PositiveReal = Annotated[Real, Field(gt=0)]
 
 InnerSteps = Annotated[int, Field(ge=0, le=100_000)]
 """Of adapting to one task, one after the other; more than the bound is a slip of the finger."""
+
+
+class Outcome(NamedTuple):
+    """How a predictor did on one task's data."""
+
+    loss: Float[Array, ""]
+    """What is differentiated."""
+    score: Float[Array, ""]
+    """What the queue stores; not negative."""
+    metrics: dict[str, Float[Array, ""]]
+    """Further figures by name, averaged over the tasks and logged as `train/<name>`."""
+
+
+class Metric(NamedTuple):
+    """A figure of how a predictor did, and which way is better."""
+
+    key: str
+    """Its name in metrics.csv and in files, `accuracy` say."""
+    label: str
+    unit: str = ""
+    higher_is_better: bool = False
+    logarithmic: bool = True
+    """Whether figures show it on a logarithmic scale."""

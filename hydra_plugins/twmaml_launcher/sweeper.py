@@ -43,7 +43,7 @@ class ValidatedSweeper(BasicSweeper):
             ConfigurationError: before the first job, if one of them could not run.
             SweepFailedError: after the last, if one of them has failed.
         """
-        from twmaml.tracking import at_once  # noqa: PLC0415  not at the start of whatever runs under Hydra
+        from twmaml.storage.files import whole_file  # noqa: PLC0415  not at the start of whatever runs under Hydra
 
         assert self.config is not None
         assert self.launcher is not None
@@ -62,7 +62,7 @@ class ValidatedSweeper(BasicSweeper):
                 if (other := first.setdefault(own, number)) != number:
                     raise _configuration_error(f"jobs {other} and {number} {what}")
         folder.mkdir(parents=True, exist_ok=True)
-        with at_once(folder / "multirun.yaml") as partial:
+        with whole_file(folder / "multirun.yaml") as partial:
             OmegaConf.save(self.config, partial)
         print(f"twmaml: sweep of {len(jobs)} jobs, in {folder}", flush=True)
         returns: list[Sequence[JobReturn]] = []
@@ -95,9 +95,9 @@ class ValidatedSweeper(BasicSweeper):
         except Exception as error:
             if validate is None:
                 raise
-            from twmaml.errors import explain  # noqa: PLC0415  not at the start of whatever runs under Hydra
+            from twmaml.configuration.explain import explain_error  # noqa: PLC0415  not at the start of whatever runs under Hydra
 
-            line = explain(error)
+            line = explain_error(error)
             if line is None:
                 raise
             raise _configuration_error(f"job {number} ({' '.join(own)}): {line}" if own else line) from error
@@ -106,13 +106,14 @@ class ValidatedSweeper(BasicSweeper):
         failed = [number for number, result in enumerate(results) if result.status == JobStatus.FAILED]
         if not failed:
             return
-        from twmaml.errors import SweepFailedError, explain  # noqa: PLC0415
+        from twmaml.configuration.explain import explain_error  # noqa: PLC0415
+        from twmaml.errors import SweepFailedError  # noqa: PLC0415
 
         others = f"; the others are in {folder}" if len(failed) < len(jobs) else f", in {folder}"
         lines = [f"{len(failed)} of {len(jobs)} jobs failed{others}"]
         for number in failed:
             error = results[number]._return_value  # the public way to it prints a line and raises it
-            reason = explain(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
+            reason = explain_error(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
             lines.append(f"  {number:>4}  {' '.join(own_overrides(jobs[number], jobs))}: {reason}")
         raise SweepFailedError("\n".join(lines))
 

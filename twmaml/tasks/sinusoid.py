@@ -5,8 +5,8 @@ from jaxtyping import Array, Float
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from twmaml.grid import Axis
-from twmaml.tasks.base import Regression
+from twmaml.space.axis import Axis
+from twmaml.tasks.regression import Regression
 from twmaml.types import Real
 
 

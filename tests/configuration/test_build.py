@@ -1,0 +1,226 @@
+import re
+from pathlib import Path
+from typing import Any
+
+import hydra
+import optax
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from twmaml.configuration.build import build_job
+from twmaml.configuration.config_files import configuration_folder, help_text, register_resolvers
+from twmaml.configuration.explain import explain_error, explain_hydra
+from twmaml.errors import ConfigurationError, explain
+from twmaml.jobs.command_line import check_arguments
+from twmaml.samplers.epsilon_greedy import EpsilonGreedy
+from twmaml.samplers.proportional import Proportional
+from twmaml.space.grid import ParameterGrid
+from twmaml.training.group import check_memory
+
+CONF = Path(configuration_folder())
+GROUPS = ("task", "sampler", "model", "adaptation", "experiment")
+CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+BUILT = [(group, choice) for group, choice in CHOICES if choice != "search_learning_rate"]  # needs an extra
+
+
+def build(*overrides):
+    """As the command line does."""
+    check_arguments(overrides)
+    register_resolvers()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config: Any = OmegaConf.to_container(hydra.compose("train", list(overrides)), resolve=True)
+    return build_job(DictConfig(config))
+
+
+def mistake(*overrides):
+    """The one line that a user sees."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011  what it may be is what `explain` knows
+        build(*overrides)
+    line = explain_error(caught.value)
+    assert line is not None, caught.value
+    assert "\n" not in line
+    return line
+
+
+@pytest.mark.parametrize(("group", "choice"), BUILT)
+def test_every_file_composes_and_builds(group, choice):
+    build(f"{group}={choice}")
+
+
+@pytest.mark.parametrize("sampler", [choice for group, choice in CHOICES if group == "sampler"])
+@pytest.mark.parametrize("experiment", [choice for group, choice in BUILT if group == "experiment"])
+def test_every_experiment_goes_with_every_sampler(experiment, sampler):
+    build(f"experiment={experiment}", f"sampler={sampler}")
+
+
+def rate_of_each_layer(learning_rate):
+    rates: dict[Any, Any] = {"first": optax.sgd(learning_rate), "others": optax.sgd(learning_rate / 10)}
+    label = lambda weights: tuple("others" if i else "first" for i in range(len(weights)))  # noqa: E731
+    return optax.multi_transform(rates, label)
+
+
+def test_an_optimizer_may_look_at_the_weights():
+    build(f"optimizer._target_={__name__}.rate_of_each_layer")
+
+
+def test_the_defaults_are_the_predecessors_sinusoids():
+    job = build()
+    grid = job.learner.family.grid
+    assert (grid.shape, job.evaluation.grid.shape) == ((49, 36), (25, 18))
+    assert [(a.low, a.high, a.unit) for a in grid.axes.values()] == [(0.1, 5.0, ""), (0.0, 180.0, "deg")]
+    assert build("task=sin3d").learner.family.grid.shape == (49, 36, 8)
+    assert build("task=sin3d").evaluation.grid.shape == (25, 18, 8)
+    assert build("task=quadratic").learner.family.grid.names == ("a", "b", "c")
+
+
+def test_the_predecessor_has_no_floor_and_its_own_epsilon():
+    sampler = build("experiment=predecessor", "sampler=weighted").learner.sampler
+    assert isinstance(sampler, Proportional)
+    assert sampler.uniform_fraction == 0
+    sampler = build("experiment=predecessor", "sampler=epsilon_greedy").learner.sampler
+    assert isinstance(sampler, EpsilonGreedy)
+    epsilons = [float(sampler.schedule(step)) for step in (0, 10_000, 30_000, 50_000)]
+    assert epsilons == pytest.approx([1, 1, 0.95, 0.9])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["sampler=weigthed"], "sampler=weigthed: must be one of delta, "),
+        (["sampler=weigthed"], "did you mean weighted?"),
+        (["stps=3"], "stps: there is no such key; did you mean steps?"),
+        (["+foo=3"], "foo: there is no such key"),
+        (["+model.bias=3"], "model.bias: there is no such key"),
+        (["evaluation.evry=3"], "did you mean evaluation.every?"),
+        (["steps=abc"], "steps=abc: must be a valid integer"),
+        (["steps=1.5"], "steps=1.5: must be a valid integer"),
+        (["steps=-1"], "steps=-1: must be greater than or equal to 1"),
+        (["steps=null"], "steps=None: must be a valid integer"),
+        (["meta_batch=0"], "meta_batch=0: must be greater than or equal to 1"),
+        (["seed=-1"], "seed=-1: must be an integer from 0 to 2**32 - 1, or a list of such"),
+        (["seed=[]"], "seed=[]: must be an integer"),
+        (["seed=true"], "seed=True: must be an integer"),
+        (["~steps"], "steps: is missing"),
+        (["evaluation=null"], "evaluation=None: must be a group of keys"),
+        (["optimizer=null"], "optimizer=None: must be a group of keys"),
+        (["task=null"], "task=None: must be set to one of its choices"),
+        (["meta_batch=1000000000000"], "meta_batch=1000000000000: must be less than or equal to 1000000"),
+        (["model.widths=[100000000,100000000]"], "model: has 1e+16 weights. At most 1e+09 are allowed"),
+        (["epsilon=1.5"], "epsilon must lie in [0, 1]. Got 1.5"),
+        (["uniform_fraction=7"], "uniform_fraction=7: must be less than or equal to 1"),
+        (["epsilon=[0,1]"], "epsilon=[0,1]: is of another kind"),
+        (["optimizer.learning_rate=null"], "optimizer.learning_rate=None: must be a number above 0"),
+        (["optimizer.learning_rate=nan"], "optimizer.learning_rate=nan: must be a number above 0"),
+        (["task.phase.unit=degrees"], "task.phase.unit must be deg for an angle in degrees"),
+        (["task.amplitude.high=1e39"], "task.amplitude.high=1e+39: must be less than or equal to 3.4e+38"),
+        (["seed=[1,1]"], "seed=[1, 1]: a seed may be listed only once"),
+        (["evaluation.every=0"], "evaluation.every=0: must be greater than 0"),
+        (["sampler.burn_in=" + "9" * 5000], "cannot be read: Exceeds the limit"),
+        (["model.widths=[" + ",".join(["1"] * 101) + "]"], "should have at most 100 items"),
+        (
+            ["evaluation.draws=1000000"],
+            "evaluation.cells=[25, 18] evaluation.draws=1000000: make 450000000 evaluation tasks. At most 1000000",
+        ),
+        (["evaluation.cells=[3]"], "evaluation.cells=[3]: needs one number for each of the axes amplitude, phase"),
+        (
+            ["task.amplitude.low=6.0"],
+            "task.amplitude.low must be less than high, in single precision. Got low=6.0, high=5.0",
+        ),
+        (
+            ["task.amplitude.low=-3.4e38", "task.amplitude.high=3.4e38"],
+            "task.amplitude: high - low must be finite in single precision. Got low=-3.4e+38, high=3.4e+38",
+        ),
+        (["task.amplitude.cells=0"], "task.amplitude.cells=0: must be greater than 0"),
+        (["task.amplitude=abc"], "task.amplitude=abc: must be"),
+        (["task.amplitude=1.0", "task.phase=0.0"], "task: at least one task parameter must be an axis"),
+        (["task.x_low=9.0"], "task.x_low must be less than x_high"),
+        (["sampler=epsilon_greedy", "sampler.epsilon=1.5"], "sampler.epsilon must lie in [0, 1]. Got 1.5"),
+        (["sampler=epsilon_greedy", "sampler.epsilon=-0.1"], "sampler.epsilon must lie in [0, 1]. Got -0.1"),
+        (["sampler=epsilon_greedy", "epsilon.end_value=-0.5"], "epsilon must lie in [0, 1]"),
+        (
+            ["sampler=weighted", "sampler.uniform_fraction=2"],
+            "sampler.uniform_fraction=2: must be less than or equal to 1",
+        ),
+        (["sampler=delta", "sampler.signal=loss"], "sampler.signal=loss: must be 'losses' or 'deltas'"),
+        (["sampler=weighted", "sampler.initial=0"], "sampler.initial=0"),
+        (["adaptation.learning_rate=fast"], "adaptation.learning_rate=fast: must be a valid number"),
+        (["model._target_=twmaml.models.Nope"], "model._target_=twmaml.models.Nope: there is nothing of that name"),
+        (["model.activation=rellu"], "model.activation=rellu: must be 'relu', "),
+        (["model._target_=twmaml.space.axis.Axis"], "model"),
+        (["model._target_=builtins.dict"], "model._target_=builtins.dict: does not make a twmaml's Model; it has no "),
+        (["optimizer._target_=optax.sgdd"], "optimizer._target_=optax.sgdd: there is nothing of that name"),
+        (["optimizer.learning_rate=abc"], "optimizer.learning_rate=abc: must be a number above 0"),
+        (
+            ["model.outputs=2"],
+            "the network's outputs and the targets must have the same shape. Got (10, 2) and (10, 1)",
+        ),
+        (["wandb.mode=on"], "wandb.mode=on: must be 'auto', 'online', 'offline' or 'disabled'"),
+        (["steps=${nope}"], "nope"),
+        (["sampler=uniform,null"], "sampler=None: must be set to one of its choices"),
+        (["sampler=uniform,[delta]"], "sampler=['delta']: must be set to one of its choices"),
+        (["sampler="], "sampler=: must be set to one of its choices"),
+        (["seed=range(0,3),7"], "seed=range(0,3),7: a sweep cannot stand in a list of values"),
+        (
+            ["experiment=nope"],
+            "experiment=nope: must be one of compare_samplers, maml_sine, predecessor, search_learning_rate",
+        ),
+    ],
+)
+def test_a_mistake_ends_in_one_line_that_names_the_key(overrides, line):
+    assert line in mistake(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "keys", "what"),
+    [
+        (["meta_batch=1000000"], "meta_batch=1000000 shots=10 ", "training"),
+        (["task.amplitude.cells=40000", "task.phase.cells=40000"], " task.*.cells=[40000, 40000] ", "training"),
+        (["model.widths=[30000,30000]"], " model (of 9e+08 weights)", "training"),
+        (["shots=1000000", "model.widths=[1000]", "meta_batch=1"], "shots=1000000 ", "evaluating"),
+        (["evaluation.steps=100000", "evaluation.cells=[1000,1000]"], "evaluation.steps=100000 ", "evaluating"),
+    ],
+)
+def test_what_cannot_fit_into_the_memory_is_refused_by_the_keys_that_it_depends_on(overrides, keys, what, monkeypatch):
+    check_memory([build()])
+    monkeypatch.setattr("twmaml.training.group.free_memory", lambda: 8 * 2**30)
+    with pytest.raises(ConfigurationError) as refused:
+        check_memory([build(*overrides)])
+    assert keys in str(refused.value)
+    assert re.search(rf": {what} takes at least [\d.e+]+ GiB of memory, of which 8 GiB are free", str(refused.value))
+
+
+def test_hydras_own_errors_are_about_its_keys_and_no_others():
+    error = AssertionError()
+    assert explain_hydra(error, ["steps=3", "hydra.verbose=0"]) == (
+        "hydra.verbose=0: Hydra cannot work with it: AssertionError"
+    )
+    assert explain_hydra(error, ["steps=3"]) is None
+    with pytest.raises(ValueError, match="at least one") as bug:
+        ParameterGrid({})
+    assert explain_hydra(bug.value, ["hydra.verbose=0"]) is None
+
+
+def test_what_is_not_the_users_mistake_is_not_explained():
+    assert explain(RuntimeError("a bug")) is None
+    assert explain(ConfigurationError("a key")) == "a key"
+    assert explain(FileNotFoundError(2, "No such file or directory", "/x")) == (
+        "cannot write to /x: No such file or directory"
+    )
+
+
+def test_help_names_every_choice_and_every_key_with_a_line_on_each():
+    lines = help_text().splitlines()
+    for group, choice in CHOICES:
+        described = [line for line in lines if line[4:].split(" ")[0] == choice and len(line.split()) > 2]
+        assert described, (group, choice)
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose("train", return_hydra_config=False)
+    assert not HydraConfig.initialized()
+    own = [key for key in cfg if key not in GROUPS]
+    sections = ("evaluation", "checkpoint", "wandb", "devices")
+    nested = [f"{key}.{name}" for key in sections for name in cfg[key]]
+    for key in [k for k in own if k not in sections] + nested:
+        matching = [line for line in lines if line.strip().split(" ")[0].split("=")[0] == key]
+        assert matching, key
+        assert len(matching[0].split()) > 2, key

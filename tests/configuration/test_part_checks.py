@@ -1,0 +1,112 @@
+"""Parts of the user's own that do not keep their protocol: one line says which, what was wanted and what came."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+import pytest
+
+from tests.configuration.test_build import build, mistake
+from twmaml.configuration.part_checks import telling_where
+from twmaml.samplers.base import Draw, Sampler
+from twmaml.samplers.uniform import Uniform
+from twmaml.tasks.sinusoid import Sinusoid
+from twmaml.types import Outcome
+
+CELLS = 49 * 36
+
+
+@dataclass(frozen=True)
+class FaultySampler(Sampler):
+    fault: str = ""
+
+    def probabilities(self, queue: Any, step):
+        p = jnp.full(queue.losses.size, 1 / queue.losses.size)
+        faulty: dict[str, Any] = {
+            "a column": lambda: p[:, None],
+            "one cell less": lambda: p[1:],
+            "integers": lambda: jnp.ones(p.size, int),
+            "nothing": lambda: None,
+            "a typing error": lambda: queue.loses,
+            "python's if": lambda: p if step > 0 else 2 * p,
+        }
+        return faulty.get(self.fault, lambda: p)()
+
+    def metrics(self, step) -> Any:
+        match self.fault:
+            case "a metric of many numbers":
+                return {"temperature": jnp.ones(3)}
+            case "a list of metrics":
+                return [step]
+            case "an error in metrics":
+                raise KeyError("temperature")
+        return {}
+
+    def draw(self, key, grid, queue, step, n):
+        tasks, cells, weights = super().draw(key, grid, queue, step, n)
+        return Draw(tasks, cells, jnp.mean(weights) if self.fault == "one weight" else weights)
+
+
+@dataclass(frozen=True)
+class FaultyTask(Sinusoid):
+    fault: str = ""
+
+    def outcome(self, predict, data):
+        loss = super().outcome(predict, data).loss
+        score = loss[None] if self.fault == "a score in brackets" else loss
+        if self.fault == "a metric of a taken name":
+            return Outcome(loss, loss, {"loss": loss})
+        metrics = {"errors": (predict(data.inputs) - data.targets)} if self.fault == "a metric an example" else {}
+        return Outcome(loss, score, metrics)
+
+    def target(self, parameters, x):
+        return parameters["height" if self.fault == "a wrong name" else "amplitude"] * x
+
+
+def counting_in_floats(**_):
+    update: Any = lambda updates, count, params=None: (updates, count + 1.0)  # noqa: E731
+    return optax.GradientTransformation(lambda params: jnp.int32(0), update)
+
+
+def of_shape(shape):
+    return f" must be floats of shape ({CELLS},). Got {shape}"
+
+
+@pytest.mark.parametrize(
+    ("part", "fault", "line"),
+    [
+        ("sampler", "a column", f"probabilities{of_shape(f'float32[{CELLS},1]')}"),
+        ("sampler", "one cell less", f"probabilities{of_shape(f'float32[{CELLS - 1}]')}"),
+        ("sampler", "integers", f"probabilities{of_shape(f'int32[{CELLS}]')}"),
+        ("sampler", "nothing", f"probabilities{of_shape('a NoneType')}"),
+        (
+            "sampler",
+            "a typing error",
+            "AttributeError: 'PriorityQueue' object has no attribute 'loses' (test_contracts.py",
+        ),
+        ("sampler", "python's if", "TracerBoolConversionError: Attempted boolean conversion of traced array"),
+        ("sampler", "a metric of many numbers", "the metric temperature must be one number. Got float32[3]"),
+        ("sampler", "a list of metrics", "metrics must return numbers by name. Got a list"),
+        ("sampler", "an error in metrics", "KeyError: 'temperature' (test_contracts.py"),
+        ("sampler", "one weight", "the weights of a draw must be floats of shape (25,). Got float32[]"),
+        ("task", "a score in brackets", "the score of an outcome must be one number. Got float32[1]"),
+        ("task", "a metric an example", "the metric errors of an outcome must be one number. Got float32[10,1]"),
+        ("task", "a metric of a taken name", "a metric must not be called loss"),
+        ("task", "a wrong name", "KeyError: 'height' (test_contracts.py"),
+    ],
+)
+def test_a_part_that_does_not_keep_its_protocol(part, fault, line):
+    target = f"{part}._target_={__name__}.Faulty{part.title()}"
+    build("sampler=uniform", target)
+    assert mistake("sampler=uniform", target, f"+{part}.fault={fault!r}").startswith(f"{part}: {line}")
+
+
+def test_an_optimizer_whose_state_changes_its_type():
+    line = mistake(f"optimizer._target_={__name__}.counting_in_floats")
+    assert "must leave every number's type as it is; of opt_state it makes int32[] into float32[]" in line
+
+
+def test_a_fault_of_no_user_is_not_blamed_on_one():
+    with pytest.raises(KeyError), telling_where({"sampler": Uniform()}):
+        raise KeyError("a bug")

@@ -1,0 +1,362 @@
+"""The sweeper and the launcher: by the command line, in parts, and by Hydra's own tests for launchers."""
+
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.global_hydra import GlobalHydra
+from hydra.test_utils.launcher_common_tests import LauncherTestSuite
+from hydra.types import HydraContext, RunMode
+from hydra.version import _UNSPECIFIED_, VersionBase
+from omegaconf import OmegaConf
+
+from hydra_plugins.twmaml_launcher.composition import Composer, SweepJob
+from hydra_plugins.twmaml_launcher.launcher import group_jobs
+from hydra_plugins.twmaml_launcher.logs import log_to_folders
+from tests.conftest import SMALL, read_wandb, succeed
+from tests.jobs.test_resume import wait_for_rows
+from twmaml.configuration.config_files import configuration_folder, register_resolvers
+from twmaml.jobs.job import program_of
+from twmaml.storage.files import run_log
+from twmaml.storage.metrics_file import read_metrics
+
+SAMPLERS = ["delta", "epsilon_greedy", "importance", "importance_delta", "uniform", "weighted"]
+
+
+@pytest.mark.parametrize(("launcher_name", "overrides"), [("vectorised", [])])
+@pytest.mark.filterwarnings("ignore:.*change working directory")
+class TestHydrasOwn(LauncherTestSuite):
+    """What Hydra asks of every launcher, of a task function that knows nothing of groups."""
+
+    @pytest.fixture(autouse=True)
+    def _as_in_a_new_process(self, monkeypatch):
+        monkeypatch.setattr(VersionBase.instance(), "version_base", _UNSPECIFIED_)  # other tests leave it at 1.3
+
+
+@pytest.mark.parametrize(
+    ("pattern", "samplers"),
+    [
+        ("glob([epsilon*,importance_*])", ["epsilon_greedy", "importance_delta"]),
+        pytest.param("glob(*)", SAMPLERS, marks=pytest.mark.slow),
+    ],
+)
+def test_a_sweep_in_groups_is_the_same_as_one_by_one(pattern, samplers, train, tmp_path):
+    for launcher in ("vectorised", "basic"):
+        overrides = [f"sampler={pattern}", "seed=0,1,2", f"hydra/launcher={launcher}", f"hydra.sweep.dir={launcher}"]
+        output = succeed(train("--multirun", *overrides, "steps=200", wandb="offline")).stdout
+        if launcher == "vectorised":
+            lines = re.findall(r"(\d+)/\d+ jobs  sampler=(\w+) seed=0,...,2: eval/loss", output)
+            assert lines == [(str(3 * i + 3), sampler) for i, sampler in enumerate(samplers)]
+            assert "group 1 of 1 took" in output
+    jobs = [(sampler, seed) for sampler in samplers for seed in range(3)]
+    expected = {*(str(number) for number in range(len(jobs))), "multirun.yaml"}
+    assert {path.name for path in (tmp_path / "vectorised").iterdir()} == expected
+    assert {path.name for path in (tmp_path / "basic").iterdir()} == expected
+    for number, (sampler, seed) in enumerate(jobs):
+        together, alone = (tmp_path / launcher / str(number) for launcher in ("vectorised", "basic"))
+        check_the_same_files(together, alone, sampler, seed)
+        check_the_same_numbers(together, alone)
+        check_wandb(together, sampler, seed)
+    assert len({read_wandb(tmp_path / "vectorised" / str(n))[0] for n in range(len(jobs))}) == len(jobs)
+
+
+def check_the_same_files(together, alone, sampler, seed):
+    files = [
+        {p.relative_to(f) for p in f.rglob("*") if f / "wandb" not in p.parents and p.parent.name != "d"}  # Orbax's
+        for f in (together, alone)
+    ]
+    assert files[0] == files[1]
+    assert OmegaConf.load(together / ".hydra/config.yaml") == OmegaConf.load(alone / ".hydra/config.yaml")
+    overrides: Any = OmegaConf.to_object(OmegaConf.load(together / ".hydra/overrides.yaml"))
+    assert overrides == OmegaConf.to_object(OmegaConf.load(alone / ".hydra/overrides.yaml"))
+    assert {f"sampler={sampler}", f"seed={seed}"} <= set(overrides)
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (together, alone)]
+    assert list(summaries[0]) == list(summaries[1])
+    assert (summaries[0]["status"], summaries[0]["seed"]) == ("finished", seed)
+
+
+def check_the_same_numbers(together, alone):
+    first, second = (read_metrics(folder / "metrics.csv") for folder in (together, alone))
+    assert list(first) == list(second)
+    assert first["step"][-1] == 200
+    for name, values in second.items():
+        np.testing.assert_allclose(first[name], values, rtol=1e-4, atol=1e-6, err_msg=f"{together} {name}")
+
+
+def check_wandb(folder, sampler, seed):
+    _, config, history, exit_code = read_wandb(folder)
+    assert (config["sampler"], config["seed"], exit_code) == (sampler, seed, 0)
+    metrics = read_metrics(folder / "metrics.csv")
+    known = np.isfinite(metrics["train/loss"])
+    logged = [(row["step"], row["train/loss"]) for row in history if "train/loss" in row]
+    np.testing.assert_allclose(logged, np.stack([metrics["step"], metrics["train/loss"]], 1)[known], rtol=1e-6)
+    assert any(key.startswith("figures/queue/") for row in history for key in row)
+
+
+def test_failed_jobs_are_listed_and_stop_no_other(train, tmp_path):
+    process = train("--multirun", "optimizer.learning_rate=1e20,0.001", "seed=0,1", "hydra.sweep.dir=sweep")
+    assert process.returncode == 1
+    listed = process.stderr.splitlines()
+    assert listed[0] == "twmaml: 2 of 4 jobs failed; the others are in sweep"
+    for line, number in zip(listed[1:], [0, 1], strict=True):
+        assert line.split()[0] == str(number)
+        assert "optimizer.learning_rate=1e+20 seed=" in line
+        assert "steps=60" not in line  # which all jobs have in common
+        assert "is not finite at meta-step" in line
+    status = [json.loads((tmp_path / "sweep" / str(i) / "summary.json").read_text())["status"] for i in range(4)]
+    assert status[2:] == ["finished"] * 2
+    assert all(line.startswith("failed: the loss of seed") for line in status[:2])
+
+
+def test_a_sampler_of_the_users_own_that_is_no_distribution_any_more_stops_no_other_of_its_group(train, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from dataclasses import dataclass\n"
+        "import jax.numpy as jnp\n"
+        "from twmaml.samplers import Sampler\n"
+        "@dataclass(frozen=True)\n"
+        "class Shrinking(Sampler):\n"
+        "    def probabilities(self, queue, step):\n"
+        "        share = jnp.full(queue.losses.size, 1 / queue.losses.size)\n"
+        "        return jnp.where(step < 30, 1.0, 0.5) * share\n"
+    )
+    (tmp_path / "own" / "sampler").mkdir(parents=True)
+    (tmp_path / "own" / "sampler" / "shrinking.yaml").write_text("_target_: own.Shrinking\n")
+    process = train("--config-dir=own", "--multirun", "sampler=uniform,shrinking", "hydra.sweep.dir=sweep")
+    assert process.returncode == 1
+    first, line = process.stderr.splitlines()
+    assert first == "twmaml: 1 of 2 jobs failed; the others are in sweep"
+    assert "the probabilities of Shrinking are no distribution at meta-step" in line
+    assert line.endswith("they sum to 0.5, the least is 0.025")
+    status = [json.loads((tmp_path / "sweep" / str(i) / "summary.json").read_text())["status"] for i in range(2)]
+    assert status[0] == "finished"
+    assert status[1].startswith("failed: the probabilities of Shrinking")
+
+
+def test_a_job_without_a_folder_stops_no_other_of_its_group(train, tmp_path):
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "0").write_text("a file stands where the folder should be")
+    (tmp_path / "sweep" / "2").mkdir()
+    (tmp_path / "sweep" / "2" / "metrics.csv").write_text("step\n")
+    (tmp_path / "sweep" / "3" / ".hydra" / "config.yaml").mkdir(parents=True)  # which Hydra cannot write then
+    process = train("--multirun", "seed=0,1,2,3,4", "hydra.sweep.dir=sweep")
+    assert process.returncode == 1
+    first, *listed = process.stderr.splitlines()
+    assert first == "twmaml: 3 of 5 jobs failed; the others are in sweep"
+    for line, (number, reason) in zip(
+        listed, [(0, "cannot write to"), (2, "already holds a run"), (3, "cannot write to")], strict=True
+    ):
+        assert line.split()[:2] == [str(number), f"seed={number}:"]
+        assert reason in line
+    assert re.search(r"5/5 jobs  seed=0,...,4: eval/loss \S+ \(sd \S+ over 2 jobs\) 3 failed", process.stdout)
+    for number in "14":
+        assert json.loads((tmp_path / "sweep" / number / "summary.json").read_text())["status"] == "finished"
+
+
+def test_all_jobs_of_a_sweep_are_of_one_folder_and_one_wandb_group(train, tmp_path):
+    output = succeed(train("--multirun", "sampler=uniform,delta,weighted", "steps=20", wandb="offline")).stdout
+    (folder,) = (tmp_path / "outputs" / "multirun").iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == ["0", "1", "2", "multirun.yaml"]
+    for part in (f"sweep of 3 jobs, in outputs/multirun/{folder.name}", f"  folder     outputs/multirun/{folder.name}"):
+        assert part in output
+    (upload,) = re.findall(r"wandb sync (\S+)", output)
+    assert len(list(tmp_path.glob(upload))) == 3
+    for log in folder.glob("*/wandb/offline-run-*/run-*.wandb"):
+        assert folder.name.encode() in log.read_bytes()  # the group
+    output = succeed(train(f"resume={folder}", small=False)).stdout
+    assert "3 of 3 jobs were finished before" in output
+
+
+def test_a_job_whose_tasks_have_all_diverged_fails_no_other_of_its_group(train):
+    far = ["adaptation.learning_rate=3.0", "adaptation.steps=0", "evaluation.steps=10", "steps=20"]
+    output = succeed(train("--multirun", "seed=0,1", *far)).stdout
+    assert "eval/loss nan (sd nan over 2 jobs)" in output
+
+
+def test_the_basic_launcher_lists_failed_jobs_too(train, tmp_path):
+    process = train("--multirun", "optimizer.learning_rate=1e20,0.001", "hydra/launcher=basic", "hydra.sweep.dir=sweep")
+    assert process.returncode == 1
+    assert "twmaml: 1 of 2 jobs failed; the others are in sweep" in process.stderr
+    assert json.loads((tmp_path / "sweep" / "1" / "summary.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("launcher", ["vectorised", "basic"])
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["sampler=glob(nothing*)"], "sampler=glob(nothing*): matches none of the choices"),
+        (["sampler=uniform,delta", "shots=4,-1"], "job 1 (sampler=uniform shots=-1): shots=-1: "),
+        (["seed=0,1,minus"], "seed=minus: must be an integer from 0"),
+        (["sampler=uniform,nope"], "sampler=nope: must be one of"),
+        (["seed=0,1", "hydra.launcher.group_size=0"], "group_size"),
+        (["seed=0,1,0"], "jobs 0 and 2 are the same"),
+        (["seed=interval(0,5)"], "seed=interval(0,5): is for a search"),
+        (["seed=0,1", "hydra.sweeper.max_batch_size=0"], "hydra.sweeper.max_batch_size=0: must be at least 1"),
+        (["seed=0,1", "hydra.sweep.subdir=same"], "jobs 0 and 1 need folders of their own (hydra.sweep.subdir)"),
+    ],
+)
+def test_a_mistake_in_any_job_ends_the_sweep_before_the_first(launcher, overrides, line, train, tmp_path):
+    process = train("--multirun", *overrides, f"hydra/launcher={launcher}")
+    assert process.returncode == 1
+    assert line in process.stderr
+    assert len(process.stderr.splitlines()) == 1
+    assert not list(tmp_path.rglob("metrics.csv"))
+
+
+def test_groups_that_are_too_large_or_do_not_fit_are_split(train, tmp_path):
+    succeed(train("--multirun", "seed=0,1,2", "hydra.sweep.dir=whole"))
+    # Not even one run fits: each trains by itself, in two groups.
+    small = ["devices.memory_gib=0.0001", "hydra.launcher.group_size=2"]
+    succeed(train("--multirun", "seed=0,1,2", "hydra.sweep.dir=parts", *small))
+    assert "2 runs need" in (tmp_path / "parts" / "0" / "train.log").read_text()
+    assert "goes on with" not in (tmp_path / "parts" / "2" / "train.log").read_text()
+    assert "goes on with" not in (tmp_path / "whole" / "0" / "train.log").read_text()
+    for seed in "012":
+        whole, parts = (read_metrics(tmp_path / name / seed / "metrics.csv") for name in ("whole", "parts"))
+        for name, values in whole.items():
+            np.testing.assert_allclose(parts[name], values, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_lists_of_seeds_can_be_swept(train, tmp_path):
+    succeed(train("--multirun", "seed=[0,1],[2,3]", "hydra.sweep.dir=sweep"))
+    folders = [path.relative_to(tmp_path / "sweep") for path in (tmp_path / "sweep").glob("*/seed_*")]
+    assert sorted(map(str, folders)) == ["0/seed_0", "0/seed_1", "1/seed_2", "1/seed_3"]
+
+
+def test_a_job_that_changes_its_folder_runs_by_itself(train, tmp_path):
+    output = succeed(train("--multirun", "seed=0,1", "hydra.job.chdir=true", "hydra.sweep.dir=sweep")).stdout
+    assert output.count("eval/loss") == 2
+    assert all((tmp_path / "sweep" / seed / "summary.json").exists() for seed in "01")
+
+
+def test_comparing_samplers_needs_no_quotes(train, tmp_path):
+    output = succeed(train("experiment=compare_samplers", "seed=0", "steps=20", "hydra.sweep.dir=sweep")).stdout
+    assert re.findall(r"sampler=(\w+)", output) == SAMPLERS
+    assert output.splitlines()[0] == "twmaml: sweep of 6 jobs, in sweep"
+    assert output.splitlines()[-1] == "  folder     sweep"
+    assert len(list((tmp_path / "sweep").glob("*/summary.json"))) == 6
+
+
+def test_ctrl_c_ends_a_sweep_with_everything_written(tmp_path, environment):
+    command = [sys.executable, "-m", "twmaml.train", "--multirun", *SMALL, "steps=1000000", "shots=5,10"]
+    command += ["seed=0,1", "wandb.mode=disabled", "hydra.sweep.dir=sweep"]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    rows = tmp_path / "sweep" / "1" / "metrics.csv"
+    deadline = time.monotonic() + 120
+    while not (rows.exists() and len(rows.read_text().splitlines()) > 3) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process of the command gets it
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert "0 of 4 jobs done" in output
+    assert output.endswith("  go on with python -m twmaml.train resume=sweep\n")
+    for number in "01":
+        folder = tmp_path / "sweep" / number
+        summary = json.loads((folder / "summary.json").read_text())
+        assert summary["status"] == "interrupted"
+        assert read_metrics(folder / "metrics.csv")["step"][-1] == summary["step"]
+        assert len(list((folder / "figures").iterdir())) == 5
+    assert not (tmp_path / "sweep" / "2").exists()
+
+
+def test_what_has_not_begun_when_a_sweep_is_stopped_does_not_begin(tmp_path, environment):
+    command = [sys.executable, "-m", "twmaml.train", "--multirun", *SMALL, "steps=1000000", "seed=0,1,2,3"]
+    command += ["devices.memory_gib=0.0001", "wandb.mode=disabled", "hydra.sweep.dir=sweep"]  # one run after the other
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    wait_for_rows(process, tmp_path / "sweep/0")
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 143
+    assert errors == "WARNING: Interrupted: writing what there is; Ctrl-C (again) to end at once\n"
+    assert [path.parent.name for path in (tmp_path / "sweep").glob("*/metrics.csv")] == ["0"]
+
+
+def test_jobs_are_composed_as_hydra_composes_them():
+    register_resolvers()
+    search_path = create_config_search_path(configuration_folder())
+    hydra = Hydra.create_main_hydra2(task_name="train", config_search_path=search_path)
+    try:
+        sweep = hydra.compose_config("train", ["steps=7", "hydra.job.chdir=false"], RunMode.MULTIRUN)
+        context = HydraContext(hydra.config_loader, Callbacks())
+        composer = Composer(context, sweep)
+        for number, overrides in enumerate(
+            [["sampler=delta", "seed=3"], ["sampler=delta", "seed=4"], ["sampler=delta", "seed=[5,6]"], ["seed=7"]]
+        ):
+            composed: Any = OmegaConf.to_container(composer.compose(number, overrides).config)
+            expected: Any = OmegaConf.to_container(hydra.config_loader.load_sweep_config(sweep, overrides))
+            folder = composed["hydra"]["runtime"]["output_dir"]
+            assert folder.endswith(f"/{number}")
+            expected["hydra"]["job"] |= {"num": number, "id": str(number)}
+            expected["hydra"]["runtime"]["output_dir"] = folder
+            assert composed == expected
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def job(number, chdir=False, env=None, **config):
+    hydra = {"job": {"chdir": chdir, "env_set": env or {}}}
+    return SweepJob(number, [], OmegaConf.create({"hydra": hydra}), {"seed": 0, "steps": 5, **config})
+
+
+def numbers(groups):
+    return [[job.number for job in group] for group in groups]
+
+
+def test_jobs_are_grouped_that_differ_only_in_what_is_a_runs_own():
+    own = [{"seed": i, "wandb": {"group": str(i)}, "sampler": {"f": i}, "uniform_fraction": i} for i in range(6)]
+    jobs = [job(i, rate=i % 2, **own[i]) for i in range(6)]
+    assert numbers(group_jobs(jobs, program_of, 64)) == [[0, 2, 4], [1, 3, 5]]
+
+
+def test_groups_have_no_more_runs_than_allowed():
+    jobs = [job(i, seed=[3 * i, 3 * i + 1, 3 * i + 2]) for i in range(5)]
+    assert numbers(group_jobs(jobs, program_of, 6)) == [[0, 1], [2, 3], [4]]
+    assert numbers(group_jobs(jobs, program_of, 2)) == [[0], [1], [2], [3], [4]]
+
+
+def test_what_belongs_to_the_process_is_not_shared():
+    jobs = [job(0, chdir=True), job(1, chdir=True), job(2, env={"A": "1"}), job(3, env={"A": "2"})]
+    assert numbers(group_jobs(jobs, program_of, 64)) == [[0], [1], [2], [3]]
+
+
+def test_the_log_of_a_run_is_its_own(tmp_path):
+    configs = []
+    for number in "01":
+        handlers = {"file": {"class": "logging.FileHandler", "filename": str(tmp_path / number / "train.log")}}
+        job_logging = {"version": 1, "handlers": handlers, "root": {"level": "INFO", "handlers": ["file"]}}
+        job_logging["disable_existing_loggers"] = False
+        hydra = {"job_logging": job_logging, "verbose": False, "runtime": {"output_dir": str(tmp_path / number)}}
+        configs.append(OmegaConf.create({"hydra": hydra}))
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    try:
+        with log_to_folders(configs):
+            logging.getLogger("anywhere").info("of all")
+            run_log(tmp_path / "0").info("of the first")
+            run_log(tmp_path / "1" / "seed_3").info("of the second")
+    finally:
+        for handler in root.handlers:
+            handler.close()
+        root.handlers[:] = before
+        root.setLevel(level)
+    assert (tmp_path / "0" / "train.log").read_text().splitlines() == ["of all", "of the first"]
+    assert (tmp_path / "1" / "train.log").read_text().splitlines() == ["of all", "of the second"]

@@ -1,0 +1,84 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+
+import pytest
+
+from twmaml.figures.pool import FigureProcesses, count_cores
+from twmaml.jobs.process import stop_on_interrupt
+
+
+def test_figures_are_drawn_here_when_a_process_that_draws_was_killed():
+    with FigureProcesses(1, mp_context=get_context("spawn")) as processes:
+        worker = processes.submit(os.getpid).result()
+        assert worker != os.getpid()
+        waiting = processes.submit(time.sleep, 60)
+        os.kill(worker, signal.SIGKILL)
+        with pytest.raises(BrokenProcessPool):
+            waiting.result()
+        assert processes.submit(os.getpid).result() == os.getpid()
+
+
+def test_no_more_figures_are_drawn_once_that_is_interrupted():
+    drawing = []
+
+    def draw_until_interrupted():
+        with FigureProcesses(1, mp_context=get_context("spawn")) as processes:
+            drawing.extend(processes.submit(time.sleep, 0.2) for _ in range(20))
+            drawing[0].result()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        draw_until_interrupted()
+    assert all(each.done() for each in drawing)
+    assert sum(each.cancelled() for each in drawing) > 10
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_collected_and_a_ctrl_c_after_it_ends_at_once(first):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with stop_on_interrupt() as stopping:
+        assert not stopping
+        signal.raise_signal(first)
+        assert stopping == [first]
+        signal.raise_signal(signal.SIGTERM)  # clusters repeat themselves
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only where a process can be kept to some cores")
+def test_only_cores_that_may_be_used_are_counted():
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert count_cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert count_cores() == len(allowed)
+
+
+def test_a_compiled_program_that_was_cut_off_in_the_cache_is_written_anew_without_noise(environment, tmp_path):
+    code = "import warnings, jax; from twmaml.processes import prepare_jax; prepare_jax();"
+    code += "print(jax.jit(lambda x: x + 1)(1)); warnings.warn('another')"
+    cache = tmp_path / "twmaml/jax"
+
+    def start():
+        command, own = [sys.executable, "-c", code], {**environment, "XDG_CACHE_HOME": str(tmp_path)}
+        process = subprocess.run(command, env=own, capture_output=True, text=True, check=True)
+        assert process.stdout == "2\n"
+        assert process.stderr.splitlines() == ["<string>:1: UserWarning: another"]
+        return {path: path.read_bytes() for path in cache.glob("*/*-cache")}
+
+    kept = start()
+    for path, content in kept.items():
+        path.write_bytes(content[:-9])
+    assert kept
+    assert start().keys() == kept.keys()
+    before = {path: path.stat().st_mtime_ns for path in kept}
+    start()
+    assert before == {path: path.stat().st_mtime_ns for path in kept}

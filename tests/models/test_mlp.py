@@ -1,0 +1,52 @@
+from functools import partial
+
+import flax.linen as nn
+import hydra
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from twmaml.meta_learning.chunk import train_chunk
+from twmaml.models.base import Model
+from twmaml.models.mlp import MLP
+
+
+class LinenNetwork(nn.Module):
+    features: int
+
+    @nn.compact
+    def __call__(self, inputs):
+        return nn.Dense(1)(nn.tanh(nn.Dense(self.features)(inputs)))
+
+
+def test_the_mlp_is_the_network_it_says():
+    model = MLP([5, 3], "relu", jax.nn.initializers.lecun_normal(), outputs=2)
+    params = model.init(jax.random.key(0), jnp.zeros(4))
+    x = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32)
+    (w1, b1), (w2, b2), (w3, b3) = ((np.asarray(w), np.asarray(b)) for w, b in params)
+    by_hand = np.maximum(np.maximum(x @ w1 + b1, 0) @ w2 + b2, 0) @ w3 + b3
+    np.testing.assert_allclose(model.apply(params, jnp.asarray(x)), by_hand, rtol=1e-4, atol=1e-5)
+    assert isinstance(model, Model)
+
+
+def test_a_flax_linen_module_plugs_in_by_its_target(make_learner):
+    model = hydra.utils.instantiate({"_target_": "tests.test_models.LinenNetwork", "features": 16})
+    assert isinstance(model, Model)
+    learner = make_learner(model=model)
+    state = learner.init(0)
+    train = jax.jit(partial(train_chunk, learner))
+    _, early = train(state, jnp.int32(20))
+    state, _ = train(state, jnp.int32(2000))
+    _, late = train(state, jnp.int32(100))
+    assert late.metrics["train/loss"] < 0.7 * early.metrics["train/loss"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"widths": [0]}, {"widths": ["a"]}, {"activation": "rellu"}, {"outputs": 0}, {"weight_init": 3}]
+)
+def test_a_wrong_argument_is_refused(changes):
+    arguments = {"widths": [4], "activation": "relu", "weight_init": jax.nn.initializers.zeros, **changes}
+    with pytest.raises(ValidationError):
+        MLP(**arguments)

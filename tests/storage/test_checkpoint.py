@@ -1,0 +1,261 @@
+"""Checkpoints on disk: what is written comes back to the bit, what is damaged is not used, nothing is executed."""
+
+import json
+import pickle
+import resource
+import shutil
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from tests.conftest import assert_trees_equal, make_learner_of
+from twmaml.api import load
+from twmaml.configuration.config_files import configuration_folder
+from twmaml.errors import ConfigurationError
+from twmaml.meta_learning.chunk import train_chunk
+from twmaml.models.mlp import MLP
+from twmaml.storage.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    Notes,
+    _checksum,
+    newest,
+    newest_notes,
+    pack,
+    remove_after,
+    steps_in,
+    unpack,
+    write,
+)
+from twmaml.storage.metrics_file import Mark
+
+PARTS = {
+    "task": {
+        "_target_": "twmaml.tasks.sinusoid.Sinusoid",
+        "amplitude": {"_target_": "twmaml.space.axis.Axis", "low": 0.5, "high": 4.5, "cells": 4},
+        "phase": {"_target_": "twmaml.space.axis.Axis", "low": 0.0, "high": 180.0, "cells": 5, "unit": "deg"},
+        "frequency": 1.0,
+        "x_low": -5.0,
+        "x_high": 5.0,
+    },
+    "model": OmegaConf.to_container(OmegaConf.load(f"{configuration_folder()}/model/mlp.yaml")),
+    "adaptation": {"_target_": "twmaml.adaptation.maml.MAML", "learning_rate": 0.01, "steps": 1},
+}
+PARTS["model"]["widths"] = [8, 8]
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """The state of a run after three steps; cells that nobody has visited hold NaN."""
+    learner = make_learner_of()
+    state, _ = jax.jit(partial(train_chunk, learner))(learner.init(0), 3)
+    return learner, state
+
+
+@pytest.fixture
+def folder(tmp_path, trained):
+    """Of a run with checkpoints of the steps 10 and 20."""
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    for step in (10, 20):
+        write(tmp_path / "run", checkpoint(trained[1], step), keep=3)
+    return tmp_path / "run"
+
+
+def checkpoint(state, step, config=None):
+    notes = Notes(step, 0, config or PARTS, {"a": 0.1, "b": float("nan")}, 1.5, Mark(100, "10,1.5\r\n"), "abc123")
+    arrays = {name: np.asarray(leaf) for name, leaf in pack(state).items()}
+    return Checkpoint(notes, arrays | {"losses": np.ones((2, 3))})
+
+
+def test_a_state_comes_back_to_the_bit(folder, trained):
+    learner, state = trained
+    (read,) = newest([folder])
+    assert read is not None
+    assert_trees_equal(unpack(jax.eval_shape(lambda: learner.init(0)), read.arrays), state)
+    assert repr(read.notes) == repr(checkpoint(state, 20).notes)  # NaN is not equal to itself
+
+
+def test_numbers_of_half_precision_come_back(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    weights = {"a": jnp.arange(6, dtype=jnp.bfloat16).reshape(2, 3), "b": jnp.float16(1.5)}
+    write(tmp_path, checkpoint(weights, 10), keep=1)
+    (read,) = newest([tmp_path])
+    assert read is not None
+    assert_trees_equal(unpack(jax.eval_shape(lambda: weights), read.arrays), weights)
+
+
+def test_only_the_newest_are_kept_and_those_of_later_steps_go(folder, trained):
+    for step in (30, 40):
+        write(folder, checkpoint(trained[1], step), keep=2)
+    assert steps_in(folder) == [40, 30]
+    (folder / "checkpoints" / ".50.partial").mkdir()
+    remove_after(folder, 30)
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["30"]
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_ones_before(folder, trained, monkeypatch):
+    config = {**PARTS, "more": "x" * 20_000}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(CheckpointError, match=rf"^cannot write to {folder}/checkpoints/30: File too large$"):
+            write(folder, checkpoint(trained[1], 30, config), keep=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(CheckpointError, match="30: No space left on device"):
+        write(folder, checkpoint(trained[1], 30), keep=1)
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["10", "20"]
+    assert newest([folder])[0] is not None
+
+
+def largest(path):
+    return max((each for each in path.rglob("*") if each.is_file()), key=lambda each: each.stat().st_size)
+
+
+def spoil(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x55
+    path.write_bytes(content)
+
+
+class Bomb:
+    """Its pickle writes a file when it is read."""
+
+    def __reduce__(self):
+        return open, ("exploded", "w")
+
+
+DAMAGES = {
+    "notes removed": lambda path: (path / "notes.json").unlink(),
+    "notes cut": lambda path: (path / "notes.json").write_bytes((path / "notes.json").read_bytes()[:-40]),
+    "notes changed": lambda path: (path / "notes.json").write_text(
+        (path / "notes.json").read_text().replace('"a": 0.1', '"a": 0.2')
+    ),
+    "notes of another kind": lambda path: (path / "notes.json").write_text("[1, 2]"),
+    "notes a pickle": lambda path: (path / "notes.json").write_bytes(pickle.dumps(Bomb())),
+    "arrays removed": lambda path: shutil.rmtree(path / "arrays"),
+    "arrays cut": lambda path: largest(path / "arrays").write_bytes(largest(path / "arrays").read_bytes()[:-100]),
+    "arrays changed": lambda path: spoil(largest(path / "arrays")),
+    "arrays pickles": lambda path: [
+        each.write_bytes(pickle.dumps(Bomb())) for each in (path / "arrays").rglob("*") if each.is_file()
+    ],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over_and_executes_nothing(damage, folder, caplog, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    DAMAGES[damage](folder / "checkpoints" / "20")
+    (read,) = newest([folder])
+    assert read is not None
+    assert read.notes.step == 10
+    assert f"{folder}/checkpoints/20 is damaged" in caplog.text
+    assert "goes back to an earlier one" in caplog.text
+    DAMAGES[damage](folder / "checkpoints" / "10")
+    with pytest.raises(CheckpointError, match="none of its checkpoints is whole") as raised:
+        newest([folder])
+    assert "\n" not in str(raised.value)
+    assert not (folder.parent / "exploded").exists()
+
+
+def test_an_older_layout_is_refused_with_the_reason(folder):
+    notes = folder / "checkpoints" / "20" / "notes.json"
+    notes.write_text(json.dumps({**json.loads(notes.read_text()), "layout": 0}))
+    for read in (lambda: newest([folder]), lambda: newest_notes(folder), lambda: load(folder)):
+        with pytest.raises(CheckpointError, match="has layout 0; this version of twmaml reads 1"):
+            read()
+
+
+def test_runs_of_one_program_go_on_from_the_same_step(folder, trained, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    write(other, checkpoint(trained[1], 30), keep=3)
+    assert [each.notes.step for each in newest([folder, other]) if each] == [20, 20]
+    spoil(largest(folder / "checkpoints" / "20"))
+    assert [each.notes.step for each in newest([folder, other]) if each] == [10, 10]
+    remove_after(folder, -1)
+    assert [each and each.notes.step for each in newest([folder, other])] == [None, 30]
+
+
+def test_steps_that_would_leave_other_rows_are_a_last_resort(folder):
+    assert [each.notes.step for each in newest([folder], lambda step: step == 10) if each] == [10]
+    assert [each.notes.step for each in newest([folder], lambda _: False) if each] == [20]
+
+
+def test_a_state_of_another_shape_is_refused(folder):
+    (read,) = newest([folder])
+    assert read is not None
+    wider = make_learner_of(model=MLP([8, 9], "tanh", jax.nn.initializers.lecun_normal()))
+    other = jax.eval_shape(lambda: wider.init(0))
+    with pytest.raises(CheckpointError, match="does not fit: meta_params"):
+        unpack(other, read.arrays)
+
+
+def test_a_trained_initialisation_can_be_used(folder, trained):
+    learner, state = trained
+    loaded = load(folder)
+    assert_trees_equal(loaded.params, state.meta_params)
+    assert loaded.step == 20
+    x = np.linspace(-5, 5, 10)
+    y = np.sin(x)
+
+    def error(params):
+        return float(
+            np.mean((np.asarray(loaded.model.apply(params, jnp.asarray(x, jnp.float32)[:, None]))[:, 0] - y) ** 2)
+        )
+
+    errors = [error(loaded.adapt(x, y, steps)) for steps in (0, 1, 10)]
+    assert errors[0] > errors[1] > errors[2]
+    assert error(state.meta_params) == errors[0]
+    assert loaded.family.grid.shape == learner.family.grid.shape
+
+
+class Own:
+    """A network that is not twmaml's."""
+
+    def init(self, key, example_input):
+        del key, example_input
+        return {"slope": jnp.zeros(())}
+
+    def apply(self, params, inputs):
+        return params["slope"] * inputs
+
+
+def test_own_code_is_trusted_where_it_is_named(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    config = {**PARTS, "model": {"_target_": "tests.test_checkpoint.Own"}}
+    write(tmp_path, checkpoint({"meta_params": Own().init(None, None)}, 10, config), keep=1)
+    with pytest.raises(ConfigurationError, match=r"Own: is not twmaml's own"):
+        load(tmp_path)
+    assert float(load(tmp_path, trust=["tests.test_checkpoint"]).params["slope"]) == 0
+
+
+@pytest.mark.parametrize("target", ["os.system", "twmaml.models.jax.numpy.array", "twmaml.tracking.write_json"])
+def test_a_checkpoint_that_would_run_foreign_code_is_refused(target, tmp_path, trained):
+    (tmp_path / "checkpoints").mkdir()
+    config = {**PARTS, "model": {**PARTS["model"], "bias": [{"_target_": target, "command": "touch exploded"}]}}
+    write(tmp_path, checkpoint(trained[1], 10, config), keep=1)
+    with pytest.raises(ConfigurationError, match=f"{target}: is not twmaml's own"):
+        load(tmp_path)
+
+
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        load(tmp_path)
+
+
+def test_every_bit_counts_for_the_checksum(trained):
+    whole = checkpoint(trained[1], 10)
+    name = next(iter(whole.arrays))
+    changed = np.array(whole.arrays[name])
+    changed.view(np.uint8).flat[0] ^= 1
+    others = [Checkpoint(whole.notes, {**whole.arrays, name: changed})]
+    others.append(Checkpoint(replace(whole.notes, wandb_id=None), whole.arrays))
+    assert _checksum(whole) not in map(_checksum, others)

@@ -1,0 +1,123 @@
+"""Whether the parts of a job keep what their protocols promise. Told by tracing them; nothing is compiled."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from twmaml.errors import ConfigurationError, innermost, one_line
+from twmaml.samplers.base import Sampler
+from twmaml.space.grid import ParameterGrid
+from twmaml.space.priority_queue import empty_queue
+
+
+def check_sampler(sampler: Sampler, grid: ParameterGrid, tasks: int) -> None:
+    """Refuses a sampler whose results have not the form that the loop counts on.
+
+    Args:
+        sampler: to look at.
+        grid: of the tasks.
+        tasks: in a meta-batch.
+
+    Raises:
+        ConfigurationError: with what it must return, and what it does.
+    """
+    queue, step = jax.eval_shape(lambda: empty_queue(grid.size)), jax.ShapeDtypeStruct((), jnp.int32)
+    p = jax.eval_shape(sampler.probabilities, queue, step)
+    _expect("sampler: probabilities", p, (grid.size,), jnp.floating)
+    metrics = jax.eval_shape(sampler.metrics, step)
+    if not isinstance(metrics, Mapping):
+        raise ConfigurationError(f"sampler: metrics must return numbers by name. Got {_form(metrics)}")
+    for name, value in metrics.items():
+        _expect(f"sampler: the metric {name}", value, (), jnp.number)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    draw = jax.eval_shape(lambda key, queue, step: sampler.draw(key, grid, queue, step, tasks), key, queue, step)
+    _expect("sampler: the tasks of a draw", draw.tasks, (tasks, len(grid.axes)), jnp.floating)
+    _expect("sampler: the cells of a draw", draw.cells, (tasks,), jnp.integer)
+    _expect("sampler: the weights of a draw", draw.weights, (tasks,), jnp.floating)
+
+
+def check_outcome(outcome: Any) -> None:
+    """Refuses a task family whose outcomes, of which this is the form, are no single numbers.
+
+    Raises:
+        ConfigurationError: with what it must return, and what it does.
+    """
+    _expect("task: the loss of an outcome", outcome.loss, (), jnp.floating)
+    _expect("task: the score of an outcome", outcome.score, (), jnp.floating)
+    for name, value in outcome.metrics.items():
+        if name in ("loss", "loss_std"):
+            raise ConfigurationError(f"task: a metric must not be called {name}, as train/{name} is something else")
+        _expect(f"task: the metric {name} of an outcome", value, (), jnp.number)
+
+
+def check_step(before: Any, after: Any) -> None:
+    """Refuses parts with which a meta-step makes something else of the state than the next one takes.
+
+    Raises:
+        ConfigurationError: with the first number of which it changes the type or the shape.
+    """
+    leaves, _ = jax.tree_util.tree_flatten_with_path(before)
+    for (path, first), then in zip(leaves, jax.tree.leaves(after), strict=True):
+        if (first.shape, first.dtype) != (then.shape, then.dtype):
+            raise ConfigurationError(
+                "task, model, adaptation and optimizer: a meta-step must leave every number's type as it is; "
+                f"of {jax.tree_util.keystr(path)[1:]} it makes {_form(first)} into {_form(then)}"
+            )
+
+
+@contextmanager
+def telling_where(parts: Mapping[str, Any]) -> Iterator[None]:
+    """Says of an error while parts are traced whose it is, and in which line where that is the user's own.
+
+    Args:
+        parts: of the job, by key.
+
+    Raises:
+        ConfigurationError: with the key and the reason.
+    """
+    try:
+        yield
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        line = _whose(error, parts)
+        if line is not None:
+            raise ConfigurationError(line) from error
+        if isinstance(error, ValueError | TypeError | OverflowError):
+            raise ConfigurationError(f"task, model and adaptation do not fit together: {one_line(error)}") from error
+        raise
+
+
+def _whose(error: Exception, parts: Mapping[str, Any]) -> str | None:
+    """A line on an error that came through code of the user's own parts; None if it did not."""
+    packages = {key: type(part).__module__.partition(".")[0] for key, part in parts.items()}
+    of_users: dict[str, list[str]] = {}
+    for key, package in packages.items():
+        if package != "twmaml":
+            of_users.setdefault(package, []).append(key)
+    place = innermost(error, lambda package: package in of_users)
+    if place is None:
+        return None
+    package, line = place
+    reason = one_line(error).partition(";")[0]  # JAX goes on about tracing
+    return (
+        f"{', '.join(of_users[package])}: {type(error).__name__}: {reason} ({line}); "
+        "the variable HYDRA_FULL_ERROR=1 shows the whole traceback"
+    )
+
+
+def _expect(what: str, given: Any, shape: tuple[int, ...], kind: Any) -> None:
+    if not isinstance(given, jax.ShapeDtypeStruct) or given.shape != shape or not jnp.issubdtype(given.dtype, kind):
+        number = {jnp.floating: "floats", jnp.integer: "integers"}.get(kind, "numbers")
+        wanted = f"{number} of shape {shape}" if shape else "one number"
+        raise ConfigurationError(f"{what} must be {wanted}. Got {_form(given)}")
+
+
+def _form(given: Any) -> str:
+    """Type and shape as JAX writes them."""
+    if not isinstance(given, jax.ShapeDtypeStruct):
+        return f"a {type(given).__name__}"
+    return f"{given.dtype}[{','.join(map(str, given.shape))}]"

@@ -1,0 +1,158 @@
+"""Panels of figures: heatmaps over the grid of tasks, with parameter axes and units, and what they are made of."""
+
+import warnings
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
+from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
+
+from twmaml.space.grid import ParameterGrid
+
+# What the font lacks, a unit of other letters say, is an empty box in the figure; it needs no lines in the terminal.
+warnings.filterwarnings("ignore", "(?s)Glyph .* missing from font", UserWarning)
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
+"""Okabe and Ito's palette, which the colour-blind can tell apart."""
+
+
+UNITS = {"deg": "°"}
+
+
+def axis_label(grid: ParameterGrid, name: str) -> str:
+    """The name of a parameter with its unit."""
+    unit = UNITS.get(grid.axes[name].unit, grid.axes[name].unit)
+    return f"{name} [{unit}]" if unit else name
+
+
+def views_of(grid: ParameterGrid) -> list[tuple[str, ...]]:
+    """The axes of each panel that shows values over the grid: every pair of them, or the only one."""
+    return list(combinations(grid.names, 2)) or [grid.names]
+
+
+def marginalise(grid: ParameterGrid, values: np.ndarray, view: tuple[str, ...]) -> np.ndarray:
+    """Mean over the axes that are not in view, of the values that are known; NaN where none is."""
+    hidden = tuple(i for i, name in enumerate(grid.names) if name not in view)
+    known = ~np.isnan(values.reshape(grid.shape))
+    total = np.where(known, values.reshape(grid.shape), 0).sum(axis=hidden)
+    count = known.sum(axis=hidden)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def show_grid(axes: Axes, grid: ParameterGrid, values: np.ndarray, view: tuple[str, ...], **style: Any) -> Any:
+    """Values over the grid as a heatmap over two of its axes (a line over one), averaged over the others."""
+    marginal = marginalise(grid, values, view)
+    edges = [grid.axes[name].edges() for name in view]
+    axes.set_xlabel(axis_label(grid, view[0]))
+    if len(view) == 1:
+        axes.stairs(marginal, edges[0], color="0.2", linewidth=1.5)
+        return None
+    axes.set_ylabel(axis_label(grid, view[1]))
+    axes.set_facecolor("0.85")  # cells without a value
+    extent = (edges[0][0], edges[0][-1], edges[1][0], edges[1][-1])
+    image = np.ma.masked_invalid(marginal).T
+    return axes.imshow(image, extent=extent, origin="lower", aspect="auto", interpolation="nearest", **style)
+
+
+def make_panels(
+    rows: int,
+    columns: int,
+    width: float,
+    height: float,
+    *,
+    left: float = 0.75,
+    right: float = 0.2,
+    bottom: float = 0.5,
+    top: float = 0.3,
+    head: float = 0.4,
+    foot: float = 0.0,
+    margin: float = 0.0,
+) -> tuple[Figure, list[list[Axes]]]:
+    """A figure of equal panels, placed by hand: constrained layout would take as long again as drawing.
+
+    Args:
+        rows: of panels.
+        columns: of panels.
+        width: of a panel with its labels, in inches, as all that follows.
+        height: likewise.
+        left: of that width, what is kept free at the left.
+        right: likewise, 0.9 for a colour bar.
+        bottom: of that height.
+        top: likewise, for a title.
+        head: above all panels.
+        foot: below all panels.
+        margin: at the left of all panels.
+    """
+    size = (margin + columns * width, head + rows * height + foot)
+    figure = Figure(figsize=size)
+    panel = ((width - left - right) / size[0], (height - bottom - top) / size[1])
+    x = [(margin + c * width + left) / size[0] for c in range(columns)]
+    y = [(foot + (rows - 1 - r) * height + bottom) / size[1] for r in range(rows)]
+    return figure, [[figure.add_axes((at_x, at_y, *panel)) for at_x in x] for at_y in y]
+
+
+def text_width(text: str, size: float, weight: str = "normal") -> float:
+    """Of the longest line, in inches."""
+    font = FontProperties(size=size, weight=weight)
+    return max(text_to_path.get_text_width_height_descent(line, font, False)[0] for line in text.split("\n")) / 72
+
+
+def set_title(axes: Axes, text: str) -> None:
+    """Names a panel."""
+    axes.set_title(text, fontsize=10, y=1.0)  # a fixed height, which would take half of the drawing's time to find
+
+
+def use_log_scale(axis: Axis) -> None:
+    """Makes an axis logarithmic, after its data are drawn; it stays as it is if none of them is positive."""
+    if np.isfinite(axis.get_minpos()):
+        (axis.axes.set_xscale if axis is axis.axes.xaxis else axis.axes.set_yscale)("log")
+        use_plain_numbers(axis)
+
+
+def use_plain_numbers(axis: Axis) -> None:
+    """Marks 0.2, 0.5, 1 beside a logarithmic axis that has its range, instead of powers of ten and what lies between.
+
+    As many as there is room for. A tick takes a millisecond, so few of them make figures quick too.
+    """
+    low, high = axis.get_view_interval()
+    decades = np.log10(high) - np.log10(low)
+    if decades < 0.8:
+        locators: list[Locator] = [MaxNLocator(n) for n in (4, 3, 2)]
+    elif decades < 2.5:
+        locators = [LogLocator(subs=subs) for subs in ((1.0, 2.0, 5.0), (1.0, 3.0), (1.0,))]
+    else:
+        locators = [LogLocator(numticks=n) for n in (9, 6, 4, 3, 2)]
+    axis.set_major_locator(next((each for each in locators if _has_room(axis, each)), locators[-1]))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _has_room(axis: Axis, locator: Locator) -> bool:
+    """Whether the numbers at the ticks do not touch."""
+    low, high = axis.get_view_interval()
+    ticks = np.array([tick for tick in locator.tick_values(low, high) if low <= tick <= high])
+    along = axis is axis.axes.xaxis
+    length = np.asarray(axis.axes.get_window_extent().size)[0 if along else 1] / axis.axes.figure.dpi
+    places = length * np.log(ticks / low) / np.log(high / low)
+    needs = [text_width(f"{tick:g}", 10) + 0.1 if along else 0.15 for tick in ticks]
+    return bool((np.diff(places) >= (np.array(needs[1:]) + needs[:-1]) / 2).all())
+
+
+def log_norm(values: np.ndarray) -> Normalize:
+    """Colours for positive values on a logarithmic scale; on a linear one if they do not vary."""
+    known = values[values > 0]
+    return LogNorm(known.min(), known.max()) if known.size and known.min() < known.max() else Normalize()
+
+
+def add_colour_bar(axes: Axes, mesh: Any, label: str = "", extend: str = "neither") -> None:
+    """Puts what the colours mean at the right of a panel."""
+    cax = axes.inset_axes((1.03, 0.0, 0.05, 1.0))
+    axes.figure.colorbar(mesh, cax=cax, label=label, extend=extend)
+    if isinstance(mesh.norm, LogNorm):
+        use_plain_numbers(cax.yaxis)

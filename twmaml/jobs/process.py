@@ -1,0 +1,100 @@
+"""The process that a job runs in: JAX's settings and Ctrl-C."""
+
+import glob
+import hashlib
+import logging
+import os
+import platform
+import re
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from twmaml.figures.pool import count_cores
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[list[int]]:
+    """Collects Ctrl-C and SIGTERM: the first lets the chunk end and everything be written.
+
+    A Ctrl-C after that ends at once.
+    """
+    received: list[int] = []
+
+    def note(number: int, _: Any) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt(number)
+        received.append(number)
+        log.warning("Interrupted: writing what there is; Ctrl-C (again) to end at once")
+
+    try:
+        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: whoever started this thread handles signals
+        yield received
+        return
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@cache
+def prepare_jax() -> None:
+    """Settings of JAX that have to come before it starts, in whichever process Hydra runs a job."""
+    _keep_compiled_programs()
+    _remove_damaged_programs()
+    _use_every_core()
+
+
+def _keep_compiled_programs() -> None:
+    """Lets JAX keep what it compiles in the user's cache folder, which halves the start-up of the next run.
+
+    A folder for each kind of processor, because a home folder is often shared by machines of several kinds and
+    compiled programs are not. JAX_COMPILATION_CACHE_DIR, where it is set, decides instead (empty: no cache).
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        cpuinfo = Path("/proc/cpuinfo")
+        flags = re.search(r"^(flags|Features)\s*:.*$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
+        processor = hashlib.sha256((flags.group() if flags else platform.processor()).encode()).hexdigest()[:12]
+        jax.config.update("jax_compilation_cache_dir", str(home / "twmaml" / "jax" / processor))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # the small ones add up
+
+
+def _remove_damaged_programs() -> None:
+    """Removes what JAX cannot read in its cache, so that it is written anew, instead of a warning at each start.
+
+    A process that is killed, or a full disk, leaves a file cut off there. The warning, which names the program and
+    not the file, is not shown; all that is kept of programs of that name goes.
+    """
+    show_others = warnings.showwarning
+
+    def show(message: Warning | str, *arguments: Any, **keywords: Any) -> None:
+        unreadable = re.match("Error reading persistent compilation cache entry for '(.+?)'", str(message))
+        if unreadable is None:
+            show_others(message, *arguments, **keywords)
+            return
+        log.info("%s; compiles it again", str(message).replace("\n", " "))
+        for path in Path(jax.config.values["jax_compilation_cache_dir"]).glob(f"{glob.escape(unreadable.group(1))}-*"):
+            path.unlink(missing_ok=True)
+
+    warnings.showwarning = show
+
+
+def _use_every_core() -> None:
+    """Makes one JAX device of every core, so that several runs share a machine without an accelerator.
+
+    A single run stays on one of them: its products are too small for several cores. JAX_NUM_CPU_DEVICES, where
+    it is set, decides instead. Has to come before JAX starts.
+    """
+    if "JAX_NUM_CPU_DEVICES" not in os.environ:
+        jax.config.update("jax_num_cpu_devices", count_cores())

@@ -1,0 +1,102 @@
+"""The multilayer perceptron."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+from pydantic import ConfigDict, Field, PositiveInt
+from pydantic.dataclasses import dataclass
+
+from twmaml.models.factored import Dense, SteppedDense
+from twmaml.types import LossOf, Params
+
+
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True))
+class MLP:
+    """A multilayer perceptron.
+
+    Args:
+        widths: units of each hidden layer; an empty list makes the network affine.
+        activation: name of the function after each hidden layer, of `jax.nn`.
+        weight_init: draws a weight from a key, a shape and a dtype, as `jax.nn.initializers` do; biases
+            start at zero.
+        outputs: units of the last layer, which has no activation.
+    """
+
+    widths: Annotated[Sequence[PositiveInt], Field(max_length=100)]
+    activation: Literal["relu", "tanh", "sigmoid", "gelu", "silu", "elu", "selu", "softplus", "leaky_relu"]
+    weight_init: Any
+    outputs: PositiveInt = 1
+
+    def __post_init__(self) -> None:
+        if not callable(self.weight_init):
+            raise ValueError(f"weight_init must be a function of jax.nn.initializers. Got {self.weight_init!r}")
+
+    def init(self, key: Key[Array, ""], example_input: Float[Array, "... inputs"]) -> Params:
+        """Fresh weights: a tuple of `Dense`."""
+        units = [example_input.shape[-1], *self.widths, self.outputs]
+        keys = jax.random.split(key, len(units) - 1)
+        shapes = zip(keys, units[:-1], units[1:], strict=True)
+        return tuple(Dense(self.weight_init(k, (m, n), jnp.float32), jnp.zeros(n)) for k, m, n in shapes)
+
+    def apply(self, params: Params, inputs: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
+        """The outputs of the last layer."""
+        return self._forward(params, inputs)[0]
+
+    def factored_step(
+        self, params: Params, loss_of: LossOf, key: Key[Array, ""], learning_rate: float, first_order: bool
+    ) -> Params | None:
+        """One step of gradient descent whose result keeps the step in factors where that is smaller.
+
+        Equal to `params - learning_rate * gradient` as a network, but not as a tree: a layer whose factors
+        hold fewer numbers than its weight becomes a `SteppedDense`.
+
+        Returns:
+            The adapted weights, or None if the loss does not consist of a single call of the network on a
+            matrix of inputs: its gradient has other factors then.
+        """
+        shapes: list[tuple[int, ...]] = []
+
+        def noting_shapes(params: Params) -> Array:
+            return loss_of(lambda x: (shapes.append(x.shape), self.apply(params, x))[1], key)
+
+        jax.eval_shape(noting_shapes, params)
+        if len(shapes) != 1 or len(shapes[0]) != 2:
+            return None
+        rows = shapes[0][0]
+        factored = [rows * (m + n) < m * n for m, n in (layer.weight.shape for layer in params)]
+        # Zeros added to a layer's outputs: the loss's gradient by them is the gradient by the outputs.
+        probes = [jnp.zeros((rows, p.bias.size)) if f else p for p, f in zip(params, factored, strict=True)]
+
+        def probed_loss(probes: list[Any]) -> tuple[Array, list[Array]]:
+            layers = [
+                (lambda h, layer=layer, probe=probe: layer(h) + probe) if f else probe
+                for layer, probe, f in zip(params, probes, factored, strict=True)
+            ]
+            taken: list[list[Array]] = []
+
+            def predict(x: Array) -> Array:
+                outputs, layer_inputs = self._forward(layers, x)
+                taken.append(layer_inputs)
+                return outputs
+
+            return loss_of(predict, key), taken[0]
+
+        gradients, layer_inputs = jax.grad(probed_loss, has_aux=True)(probes)
+        if first_order:
+            gradients, layer_inputs = jax.lax.stop_gradient((gradients, layer_inputs))
+        steps = jax.tree.map(lambda g: -learning_rate * g, gradients)
+        return tuple(
+            SteppedDense(layer, h, s) if f else jax.tree.map(jnp.add, layer, s)
+            for layer, h, s, f in zip(params, layer_inputs, steps, factored, strict=True)
+        )
+
+    def _forward(self, layers: Sequence[Any], inputs: Array) -> tuple[Array, list[Array]]:
+        """Outputs of the last layer, and the inputs of every layer."""
+        activation = getattr(jax.nn, self.activation)
+        layer_inputs = [inputs]
+        for layer in layers[:-1]:
+            layer_inputs.append(activation(layer(layer_inputs[-1])))
+        return layers[-1](layer_inputs[-1]), layer_inputs

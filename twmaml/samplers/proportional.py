@@ -1,0 +1,41 @@
+"""Sampling in proportion to a signal of the queue."""
+
+from typing import Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from twmaml.samplers.base import Fraction, Sampler
+from twmaml.samplers.cells import fill_unknown
+from twmaml.space.priority_queue import PriorityQueue
+from twmaml.types import PositiveReal, Step
+
+
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
+class Proportional(Sampler):
+    """p = (1-f) priority/Σpriority + f/N with uniform fraction f; weight (1/N)/p <= 1/f with `importance`.
+
+    Args:
+        signal: the priority of a cell: its latest loss, or the latest absolute change of its loss.
+        importance: weight the losses by (1/N)/p, so that the expected gradient is that of uniform sampling.
+        uniform_fraction: f; 0 is the predecessor's rule, whose weights have no bound.
+        interpolate: draw tasks from the multilinear interpolation of the distribution between the
+            cells' centres, instead of uniformly inside the drawn cell.
+        initial: priority of cells of which the signal is unknown yet; if not given, the mean of the known ones.
+    """
+
+    signal: Literal["losses", "deltas"]
+    importance: bool
+    uniform_fraction: Fraction = 0.1
+    interpolate: bool = False
+    initial: PositiveReal | None = None
+
+    def probabilities(self, queue: PriorityQueue, step: Step) -> Float[Array, " cells"]:
+        """Proportional to the signal, over a uniform floor; uniform where all priorities are zero."""
+        del step
+        priority = fill_unknown(getattr(queue, self.signal), self.initial)
+        cells, total = priority.size, jnp.sum(priority)
+        share = jnp.where(total > 0, priority / total, 1 / cells)
+        return (1 - self.uniform_fraction) * share + self.uniform_fraction / cells

@@ -1,0 +1,110 @@
+"""The task-parameter space cut into equal cells, and the way from a cell to a task and back."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from twmaml.space.axis import Axis
+
+
+class ParameterGrid:
+    """The product of several axes; a cell is a flat index in row-major order.
+
+    Args:
+        axes: the axes by name, slowest-varying first.
+    """
+
+    def __init__(self, axes: Mapping[str, Axis]) -> None:
+        if not axes:
+            raise ValueError("at least one task parameter must be an axis, otherwise there is only one task")
+        self.axes = dict(axes)
+        self.shape = tuple(axis.cells for axis in self.axes.values())
+        self.size = math.prod(self.shape)
+        if self.size > np.iinfo(np.int32).max:
+            raise ValueError(f"a grid may have at most 2**31 - 1 cells. Got {self.size}, shape {self.shape}")
+        low = [axis.low * axis.scale for axis in self.axes.values()]
+        high = [axis.high * axis.scale for axis in self.axes.values()]
+        self._low, self._high = np.array(low, np.float32), np.array(high, np.float32)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the task parameters, in the order of a task's entries."""
+        return tuple(self.axes)
+
+    def with_cells(self, cells: Sequence[int]) -> "ParameterGrid":
+        """The same ranges cut into other numbers of cells.
+
+        Raises:
+            ValueError: if there is not one positive number for each axis.
+        """
+        if len(cells) != len(self.axes):
+            raise ValueError(f"needs one number for each of the axes {', '.join(self.axes)}. Got {list(cells)}")
+        pairs = zip(self.axes.items(), cells, strict=True)
+        return ParameterGrid({name: Axis(axis.low, axis.high, n, axis.unit) for (name, axis), n in pairs})
+
+    def evaluation_grid(self) -> "ParameterGrid":
+        """The grid of the evaluation tasks that the axes ask for."""
+        axes = self.axes.values()
+        return self.with_cells([a.cells if a.evaluation_cells is None else a.evaluation_cells for a in axes])
+
+    def centres(self) -> Float[Array, "cells axes"]:
+        """The task at the centre of every cell."""
+        return self._place(jnp.arange(self.size, dtype=jnp.int32), jnp.float32(0.5))
+
+    def sample_in(self, key: Key[Array, ""], cells: Int[Array, " tasks"]) -> Float[Array, "tasks axes"]:
+        """Tasks drawn uniformly inside the given cells."""
+        return self._place(cells, jax.random.uniform(key, (cells.shape[0], len(self.shape))))
+
+    def sample_around(self, key: Key[Array, ""], cells: Int[Array, " tasks"]) -> Float[Array, "tasks axes"]:
+        """Tasks drawn from the hat functions of the given cells, folded back at the ends of the range.
+
+        A hat falls linearly from the centre of its cell to the centres of the neighbours. The hats add up to
+        one everywhere, so a cell drawn in proportion to its value, followed by this, is an exact draw from
+        the multilinear interpolation of the values (`interpolate`).
+        """
+        first, second = jax.random.uniform(key, (2, cells.shape[0], len(self.shape)))
+        position = self._unravel(cells) + first + second - 0.5
+        shape = jnp.array(self.shape, jnp.float32)
+        folded = jnp.where(position < 0, -position, position)
+        folded = jnp.where(folded > shape, 2 * shape - folded, folded)
+        return self._lerp(folded / shape)
+
+    def locate(self, tasks: Float[Array, "tasks axes"]) -> Int[Array, " tasks"]:
+        """The cell that holds each task; a task outside belongs to the nearest cell."""
+        inside = jnp.floor(self._position(tasks)).astype(jnp.int32)
+        index = jnp.clip(inside, 0, jnp.array(self.shape, jnp.int32) - 1)
+        return self._ravel(index)
+
+    def interpolate(self, values: Float[Array, " cells"], tasks: Float[Array, "tasks axes"]) -> Float[Array, " tasks"]:
+        """Multilinear interpolation of values at the cells' centres; constant beyond the outermost centres."""
+        position = self._position(tasks) - 0.5
+        below = jnp.floor(position)
+        fraction = position - below
+        total = jnp.zeros(tasks.shape[0], values.dtype)
+        for corner in np.ndindex(*(2,) * len(self.shape)):
+            upper = jnp.array(corner, jnp.int32)
+            index = jnp.clip(below.astype(jnp.int32) + upper, 0, jnp.array(self.shape, jnp.int32) - 1)
+            share = jnp.prod(jnp.where(upper == 1, fraction, 1 - fraction), axis=1)
+            total = total + share * values[self._ravel(index)]
+        return total
+
+    def _unravel(self, cells: Int[Array, " tasks"]) -> Float[Array, "tasks axes"]:
+        return jnp.stack(jnp.unravel_index(cells, self.shape), axis=1).astype(jnp.float32)
+
+    def _ravel(self, index: Int[Array, "tasks axes"]) -> Int[Array, " tasks"]:
+        strides = [math.prod(self.shape[i + 1 :]) for i in range(len(self.shape))]
+        return jnp.sum(index * jnp.array(strides, jnp.int32), axis=1, dtype=jnp.int32)
+
+    def _place(self, cells: Int[Array, " tasks"], offset: Float[Array, "..."]) -> Float[Array, "tasks axes"]:
+        return self._lerp((self._unravel(cells) + offset) / jnp.array(self.shape, jnp.float32))
+
+    def _lerp(self, fraction: Float[Array, "tasks axes"]) -> Float[Array, "tasks axes"]:
+        # Both ends weighted, so that fraction 1 gives `high` itself and nothing above it.
+        return jnp.asarray(self._low) * (1 - fraction) + jnp.asarray(self._high) * fraction
+
+    def _position(self, tasks: Float[Array, "tasks axes"]) -> Float[Array, "tasks axes"]:
+        return (tasks - self._low) / (self._high - self._low) * jnp.array(self.shape, jnp.float32)

@@ -1,0 +1,42 @@
+"""The program of one run, for many runs spread over the devices."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+
+def over_runs(program: Callable[[Any, Any], Any], sharding: NamedSharding) -> Any:
+    """The program of one run, for many: the first argument and the result gain a leading axis of runs.
+
+    The runs, whose number must be a multiple of the devices', are spread over the devices; on each, one run after
+    the other on a CPU, where vmap over runs costs 14-17 %, and all at once on an accelerator.
+
+    Args:
+        program: of a run's part, and of what all runs share.
+        sharding: of the runs (`shard_runs`).
+    """
+    everywhere = PartitionSpec()
+
+    def on_one_device(parts: Any, shared: Any) -> Any:
+        one = lambda part: program(part, shared)  # noqa: E731
+        return jax.lax.map(one, parts) if jax.default_backend() == "cpu" else jax.vmap(one)(parts)
+
+    many = jax.shard_map(
+        on_one_device,
+        mesh=sharding.mesh,
+        in_specs=(sharding.spec, everywhere),
+        out_specs=sharding.spec,
+        check_vma=False,
+    )
+    return jax.jit(many, in_shardings=(sharding, NamedSharding(sharding.mesh, everywhere)), out_shardings=sharding)
+
+
+def shard_runs(runs: int, task_devices: int = 1) -> NamedSharding:
+    """Spreads the axis of runs over the devices, `task_devices` of them for a run, over no more than there are runs."""
+    devices = jax.devices()
+    whole_file = max(1, min(runs, len(devices) // task_devices))
+    mesh = np.array(devices[: whole_file * task_devices]).reshape(whole_file, task_devices)
+    return NamedSharding(jax.sharding.Mesh(mesh, ("runs", "tasks")), PartitionSpec("runs"))
