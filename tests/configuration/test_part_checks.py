@@ -83,17 +83,17 @@ def of_shape(shape):
         (
             "sampler",
             "a typing error",
-            "AttributeError: 'PriorityQueue' object has no attribute 'loses' (test_contracts.py",
+            "AttributeError: 'PriorityQueue' object has no attribute 'loses' (test_part_checks.py",
         ),
         ("sampler", "python's if", "TracerBoolConversionError: Attempted boolean conversion of traced array"),
         ("sampler", "a metric of many numbers", "the metric temperature must be one number. Got float32[3]"),
         ("sampler", "a list of metrics", "metrics must return numbers by name. Got a list"),
-        ("sampler", "an error in metrics", "KeyError: 'temperature' (test_contracts.py"),
+        ("sampler", "an error in metrics", "KeyError: 'temperature' (test_part_checks.py"),
         ("sampler", "one weight", "the weights of a draw must be floats of shape (25,). Got float32[]"),
         ("task", "a score in brackets", "the score of an outcome must be one number. Got float32[1]"),
         ("task", "a metric an example", "the metric errors of an outcome must be one number. Got float32[10,1]"),
         ("task", "a metric of a taken name", "a metric must not be called loss"),
-        ("task", "a wrong name", "KeyError: 'height' (test_contracts.py"),
+        ("task", "a wrong name", "KeyError: 'height' (test_part_checks.py"),
     ],
 )
 def test_a_part_that_does_not_keep_its_protocol(part, fault, line):

@@ -123,7 +123,7 @@ def test_a_sampler_of_the_users_own_that_is_no_distribution_any_more_stops_no_ot
     (tmp_path / "own.py").write_text(
         "from dataclasses import dataclass\n"
         "import jax.numpy as jnp\n"
-        "from twmaml.samplers import Sampler\n"
+        "from twmaml.samplers.base import Sampler\n"
         "@dataclass(frozen=True)\n"
         "class Shrinking(Sampler):\n"
         "    def probabilities(self, queue, step):\n"

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import SMALL, succeed
 from twmaml.storage.metrics_file import read_metrics
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
 pytestmark = pytest.mark.slow

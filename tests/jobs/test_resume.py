@@ -18,7 +18,7 @@ from tests.conftest import SMALL, contents, succeed
 from twmaml.storage.checkpoint import newest, remove_after, steps_in
 from twmaml.storage.metrics_file import read_metrics
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def assert_equal_runs(first, second):

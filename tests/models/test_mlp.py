@@ -32,7 +32,7 @@ def test_the_mlp_is_the_network_it_says():
 
 
 def test_a_flax_linen_module_plugs_in_by_its_target(make_learner):
-    model = hydra.utils.instantiate({"_target_": "tests.test_models.LinenNetwork", "features": 16})
+    model = hydra.utils.instantiate({"_target_": "tests.models.test_mlp.LinenNetwork", "features": 16})
     assert isinstance(model, Model)
     learner = make_learner(model=model)
     state = learner.init(0)

@@ -230,14 +230,16 @@ class Own:
 
 def test_own_code_is_trusted_where_it_is_named(tmp_path):
     (tmp_path / "checkpoints").mkdir()
-    config = {**PARTS, "model": {"_target_": "tests.test_checkpoint.Own"}}
+    config = {**PARTS, "model": {"_target_": "tests.storage.test_checkpoint.Own"}}
     write(tmp_path, checkpoint({"meta_params": Own().init(None, None)}, 10, config), keep=1)
     with pytest.raises(ConfigurationError, match=r"Own: is not twmaml's own"):
         load(tmp_path)
-    assert float(load(tmp_path, trust=["tests.test_checkpoint"]).params["slope"]) == 0
+    assert float(load(tmp_path, trust=["tests.storage.test_checkpoint"]).params["slope"]) == 0
 
 
-@pytest.mark.parametrize("target", ["os.system", "twmaml.models.jax.numpy.array", "twmaml.tracking.write_json"])
+@pytest.mark.parametrize(
+    "target", ["os.system", "twmaml.models.mlp.jax.numpy.array", "twmaml.storage.files.write_json"]
+)
 def test_a_checkpoint_that_would_run_foreign_code_is_refused(target, tmp_path, trained):
     (tmp_path / "checkpoints").mkdir()
     config = {**PARTS, "model": {**PARTS["model"], "bias": [{"_target_": target, "command": "touch exploded"}]}}

@@ -95,7 +95,7 @@ def test_the_lock_of_a_folder_ends_with_its_process(tmp_path):
         FolderLock(tmp_path)
     lock.release()
     lock.release()
-    code = "import sys, time; from pathlib import Path; from twmaml.standing import FolderLock;"
+    code = "import sys, time; from pathlib import Path; from twmaml.storage.run_folder import FolderLock;"
     code += "FolderLock(Path(sys.argv[1])); print(flush=True); time.sleep(60)"
     other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
     assert other.stdout is not None
@@ -151,11 +151,11 @@ class MortalServer(BaseHTTPRequestHandler):
 
 TWO_RUNS = """
 import logging, pathlib, time
-import twmaml.tracking
+from twmaml.storage import wandb_run
 logging.basicConfig()
-twmaml.tracking.FINISH_TIMEOUT = 2.0
+wandb_run.FINISH_TIMEOUT = 2.0
 settings = dict(mode="online", project="p", group=None, name="n", tags=[], config={})
-runs = [twmaml.tracking.WandbRun(pathlib.Path(name), **settings) for name in "ab"]
+runs = [wandb_run.WandbRun(pathlib.Path(name), **settings) for name in "ab"]
 runs[0].log(1, {"x": 1.0})
 print(*[run.mode for run in runs], runs[0].identity, flush=True)
 input()
