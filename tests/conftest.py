@@ -19,7 +19,7 @@ from twmaml.models.mlp import MLP
 from twmaml.samplers.epsilon_greedy import EpsilonGreedy
 from twmaml.samplers.proportional import Proportional
 from twmaml.samplers.uniform import Uniform
-from twmaml.space.axis import Axis
+from twmaml.space.axis import Interval
 from twmaml.space.grid import ParameterGrid
 from twmaml.tasks.sinusoid import Sinusoid
 
@@ -56,12 +56,12 @@ def sampler(request):
 
 @pytest.fixture
 def grid():
-    return ParameterGrid({"a": Axis(0.5, 4.5, 4), "b": Axis(0.0, 180.0, 5, "deg")})
+    return ParameterGrid({"a": Interval(0.5, 4.5, 4), "b": Interval(0.0, 180.0, 5, "deg")})
 
 
 def make_learner_of(sampler=None, **changes):
     parts = {
-        "family": Sinusoid(Axis(0.5, 4.5, 4), Axis(0.0, 180.0, 5, "deg"), 1.0, -5.0, 5.0),
+        "family": Sinusoid(Interval(0.5, 4.5, 4), Interval(0.0, 180.0, 5, "deg"), 1.0, -5.0, 5.0),
         "sampler": sampler or Uniform(),
         "model": MLP([8, 8], "tanh", jax.nn.initializers.lecun_normal()),
         "adaptation": MAML(0.01, 1),

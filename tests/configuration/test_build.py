@@ -147,7 +147,7 @@ def test_the_predecessor_has_no_floor_and_its_own_epsilon():
         (["adaptation.learning_rate=fast"], "adaptation.learning_rate=fast: must be a valid number"),
         (["model._target_=twmaml.models.Nope"], "model._target_=twmaml.models.Nope: there is nothing of that name"),
         (["model.activation=rellu"], "model.activation=rellu: must be 'relu', "),
-        (["model._target_=twmaml.space.axis.Axis"], "model"),
+        (["model._target_=twmaml.space.axis.Interval"], "model"),
         (["model._target_=builtins.dict"], "model._target_=builtins.dict: does not make a twmaml's Model; it has no "),
         (["optimizer._target_=optax.sgdd"], "optimizer._target_=optax.sgdd: there is nothing of that name"),
         (["optimizer.learning_rate=abc"], "optimizer.learning_rate=abc: must be a number above 0"),

@@ -19,12 +19,12 @@ from twmaml.figures.panels import make_panels, use_log_scale
 from twmaml.figures.run import FigureData, draw_all
 from twmaml.meta_learning.chunk import train_chunk
 from twmaml.meta_learning.evaluation import Evaluation
-from twmaml.space.axis import Axis
+from twmaml.space.axis import Interval
 from twmaml.statistics import summarize
 from twmaml.tasks.quadratic import Quadratic
 from twmaml.tasks.sinusoid import Sinusoid
 
-AXES = [Axis(0.5, 4.5, 4), Axis(0.0, 180.0, 5, "deg"), Axis(0.5, 2.0, 3)]
+AXES = [Interval(0.5, 4.5, 4), Interval(0.0, 180.0, 5, "deg"), Interval(0.5, 2.0, 3)]
 FAMILIES = {
     "1-D": Sinusoid(AXES[0], 0.0, 1.0, -5.0, 5.0),
     "2-D": Sinusoid(AXES[0], AXES[1], 1.0, -5.0, 5.0),

@@ -104,7 +104,7 @@ NUMBERS = [
 VALUES = [
     "true", "false", "null", "", "''", "[]", "{}", "[1,2]", "[3]", "[[1]]", "[nan]", "[null]", "[abc]", "{a:1}",
     "{a:{b:[]}}",
-    "{_target_:twmaml.space.axis.Axis,low:0.0,high:1.0,cells:3}", "{_target_:optax.constant_schedule,value:0.5}",
+    "{_target_:twmaml.space.axis.Interval,low:0.0,high:1.0,cells:3}", "{_target_:optax.constant_schedule,value:0.5}",
     "{_target_:nope.Nope}", "{_target_:3}", "{_partial_:true}", "[1000000000]", "[-1,0]", "[4,3,2]",
     "${nope}", "${seed}", "${.seed}", "${evaluation}", "${oc.env:NOPE}", "${oc.env:NOPE,3}", "${oc.env:HOME}",
     "${oc.decode:'[1'}", "${oc.select:nope}", "${oc.select:nope,2}", "${oc.dict.keys:evaluation}", "${now:%Y}",
@@ -120,7 +120,7 @@ VALUES = [
 ]  # fmt: skip
 
 TARGETS = [
-    "nope.Nope", "twmaml.nope", "twmaml.models.Nope", "twmaml", "twmaml.space.axis.Axis", "twmaml.models.mlp.MLP",
+    "nope.Nope", "twmaml.nope", "twmaml.models.Nope", "twmaml", "twmaml.space.axis.Interval", "twmaml.models.mlp.MLP",
     "optax", "optax.sgd",
     "optax.adamw", "optax.lion", "optax.chain", "optax.identity", "optax.constant_schedule", "builtins.dict",
     "builtins.print",

@@ -15,7 +15,7 @@ from twmaml.samplers.base import Draw, Sampler
 from twmaml.samplers.epsilon_greedy import EpsilonGreedy
 from twmaml.samplers.proportional import Proportional
 from twmaml.samplers.uniform import Uniform
-from twmaml.space.axis import Axis
+from twmaml.space.axis import Interval
 from twmaml.tasks.sinusoid import Sinusoid
 from twmaml.training.devices import over_runs, shard_runs
 from twmaml.training.one_of import OneOf
@@ -238,7 +238,7 @@ def test_a_score_that_is_negative_or_none_names_its_step(factor, make_learner):
             outcome = super().outcome(predict, data)
             return outcome._replace(score=factor * outcome.score)
 
-    learner = make_learner(family=Judged(Axis(0.5, 4.5, 4), Axis(0.0, 180.0, 5, "deg"), 1.0, -5.0, 5.0))
+    learner = make_learner(family=Judged(Interval(0.5, 4.5, 4), Interval(0.0, 180.0, 5, "deg"), 1.0, -5.0, 5.0))
     assert jax.jit(partial(train_chunk, learner))(learner.init(0), jnp.int32(5))[1].first_failure == 0
 
 

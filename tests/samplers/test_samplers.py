@@ -12,7 +12,7 @@ from tests.conftest import SAMPLERS
 from twmaml.samplers.cells import _find, _high_product, _thresholds, draw_cells, is_distribution
 from twmaml.samplers.epsilon_greedy import EpsilonGreedy
 from twmaml.samplers.proportional import Proportional
-from twmaml.space.axis import Axis
+from twmaml.space.axis import Interval
 from twmaml.space.grid import ParameterGrid
 from twmaml.space.priority_queue import empty_queue
 
@@ -184,7 +184,7 @@ def test_an_epsilon_outside_its_range_is_refused(epsilon):
 
 
 def test_a_sampler_adds_up_on_a_one_cell_grid():
-    grid = ParameterGrid({"a": Axis(0.0, 1.0, 1)})
+    grid = ParameterGrid({"a": Interval(0.0, 1.0, 1)})
     for sampler in SAMPLERS.values():
         draw = sampler.draw(jax.random.key(0), grid, empty_queue(1), jnp.int32(0), 5)
         assert (np.asarray(draw.cells) == 0).all()

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy import stats
 
-from twmaml.space.axis import Axis
+from twmaml.space.axis import Interval
 from twmaml.space.grid import ParameterGrid
 
 axes = st.builds(
-    lambda low, width, cells: Axis(low, low + width, cells),
+    lambda low, width, cells: Interval(low, low + width, cells),
     st.floats(-10, 10),
     st.floats(0.1, 100),
     st.integers(1, 12),
@@ -52,7 +52,7 @@ def test_samples_never_leave_the_range(grid, seed):
 
 
 def test_degrees_become_radians_in_tasks_only():
-    grid = ParameterGrid({"phase": Axis(0.0, 180.0, 2, "deg")})
+    grid = ParameterGrid({"phase": Interval(0.0, 180.0, 2, "deg")})
     np.testing.assert_allclose(np.asarray(grid.centres())[:, 0], [np.pi / 4, 3 * np.pi / 4], rtol=1e-6)
     assert grid.axes["phase"].edges()[-1] == 180.0
 
@@ -96,4 +96,4 @@ def test_sampling_around_cells_follows_the_interpolated_density(grid, low_axis):
 )
 def test_a_wrong_axis_is_refused(arguments, message):
     with pytest.raises(ValidationError, match=message):
-        Axis(*arguments)
+        Interval(*arguments)

@@ -38,8 +38,8 @@ from twmaml.storage.metrics_file import Mark
 PARTS = {
     "task": {
         "_target_": "twmaml.tasks.sinusoid.Sinusoid",
-        "amplitude": {"_target_": "twmaml.space.axis.Axis", "low": 0.5, "high": 4.5, "cells": 4},
-        "phase": {"_target_": "twmaml.space.axis.Axis", "low": 0.0, "high": 180.0, "cells": 5, "unit": "deg"},
+        "amplitude": {"_target_": "twmaml.space.axis.Interval", "low": 0.5, "high": 4.5, "cells": 4},
+        "phase": {"_target_": "twmaml.space.axis.Interval", "low": 0.0, "high": 180.0, "cells": 5, "unit": "deg"},
         "frequency": 1.0,
         "x_low": -5.0,
         "x_high": 5.0,

@@ -3,12 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from twmaml.space.axis import Axis
+from twmaml.space.axis import Interval
 from twmaml.tasks.base import TaskFamily
 from twmaml.tasks.quadratic import Quadratic
 from twmaml.tasks.sinusoid import Sinusoid
 
-AMPLITUDE, PHASE, FREQUENCY = Axis(0.1, 5.0, 7), Axis(0.0, 180.0, 5, "deg"), Axis(0.5, 2.0, 3)
+AMPLITUDE, PHASE, FREQUENCY = Interval(0.1, 5.0, 7), Interval(0.0, 180.0, 5, "deg"), Interval(0.5, 2.0, 3)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from twmaml.space.axis import Axis
+from twmaml.space.axis import Interval
 from twmaml.space.grid import ParameterGrid
 from twmaml.storage.metrics_file import read_metrics
 
@@ -213,7 +213,7 @@ def _read_evaluations(folder: Path, metrics: Mapping[str, np.ndarray]) -> Evalua
     files = [_read_arrays(folder / f"{step}.npz") for step in steps]
     last = files[-1]
     axes = zip(last["names"], last["low"], last["high"], last["shape"], last["units"], strict=True)
-    grid = ParameterGrid({str(n): Axis(float(low), float(high), int(c), str(u)) for n, low, high, c, u in axes})
+    grid = ParameterGrid({str(n): Interval(float(low), float(high), int(c), str(u)) for n, low, high, c, u in axes})
     of_files = {key: np.stack([file[key] for file in files]) for key in ("losses", "queue_losses", "visits")}
     tasks = last["tasks"]
     if of_files["losses"].shape[1] != len(tasks) or len(tasks) % grid.size:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from twmaml.space.axis import Axis
+from twmaml.space.axis import Interval
 
 
 class ParameterGrid:
@@ -26,9 +26,7 @@ class ParameterGrid:
         self.size = math.prod(self.shape)
         if self.size > np.iinfo(np.int32).max:
             raise ValueError(f"a grid may have at most 2**31 - 1 cells. Got {self.size}, shape {self.shape}")
-        low = [axis.low * axis.scale for axis in self.axes.values()]
-        high = [axis.high * axis.scale for axis in self.axes.values()]
-        self._low, self._high = np.array(low, np.float32), np.array(high, np.float32)
+        self.continuous = all(axis.continuous for axis in self.axes.values())
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -44,12 +42,11 @@ class ParameterGrid:
         if len(cells) != len(self.axes):
             raise ValueError(f"needs one number for each of the axes {', '.join(self.axes)}. Got {list(cells)}")
         pairs = zip(self.axes.items(), cells, strict=True)
-        return ParameterGrid({name: Axis(axis.low, axis.high, n, axis.unit) for (name, axis), n in pairs})
+        return ParameterGrid({name: axis.with_cells(n) for (name, axis), n in pairs})
 
     def evaluation_grid(self) -> "ParameterGrid":
         """The grid of the evaluation tasks that the axes ask for."""
-        axes = self.axes.values()
-        return self.with_cells([a.cells if a.evaluation_cells is None else a.evaluation_cells for a in axes])
+        return self.with_cells([axis.cells_in_evaluation for axis in self.axes.values()])
 
     def centres(self) -> Float[Array, "cells axes"]:
         """The task at the centre of every cell."""
@@ -71,7 +68,7 @@ class ParameterGrid:
         shape = jnp.array(self.shape, jnp.float32)
         folded = jnp.where(position < 0, -position, position)
         folded = jnp.where(folded > shape, 2 * shape - folded, folded)
-        return self._lerp(folded / shape)
+        return self._value(folded)
 
     def locate(self, tasks: Float[Array, "tasks axes"]) -> Int[Array, " tasks"]:
         """The cell that holds each task; a task outside belongs to the nearest cell."""
@@ -100,11 +97,10 @@ class ParameterGrid:
         return jnp.sum(index * jnp.array(strides, jnp.int32), axis=1, dtype=jnp.int32)
 
     def _place(self, cells: Int[Array, " tasks"], offset: Float[Array, "..."]) -> Float[Array, "tasks axes"]:
-        return self._lerp((self._unravel(cells) + offset) / jnp.array(self.shape, jnp.float32))
+        return self._value(self._unravel(cells) + offset)
 
-    def _lerp(self, fraction: Float[Array, "tasks axes"]) -> Float[Array, "tasks axes"]:
-        # Both ends weighted, so that fraction 1 gives `high` itself and nothing above it.
-        return jnp.asarray(self._low) * (1 - fraction) + jnp.asarray(self._high) * fraction
+    def _value(self, position: Float[Array, "tasks axes"]) -> Float[Array, "tasks axes"]:
+        return jnp.stack([axis.value(position[:, i]) for i, axis in enumerate(self.axes.values())], axis=1)
 
     def _position(self, tasks: Float[Array, "tasks axes"]) -> Float[Array, "tasks axes"]:
-        return (tasks - self._low) / (self._high - self._low) * jnp.array(self.shape, jnp.float32)
+        return jnp.stack([axis.position(tasks[:, i]) for i, axis in enumerate(self.axes.values())], axis=1)

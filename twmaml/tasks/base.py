@@ -1,34 +1,68 @@
-"""The protocol of task families."""
+"""The base class of task families."""
 
-from typing import Any, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
+import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from twmaml.space.grid import ParameterGrid
-from twmaml.types import Outcome, Predict
+from twmaml.types import Metric, Outcome, Predict
+
+Part = Literal["support", "query"]
+
+AdaptationPath = Callable[[Callable[[Predict], Any]], Any]
+"""path(observe): `observe` of the predictor after 0, 1, ... inner steps, stacked along the first axis."""
 
 
-@runtime_checkable
-class TaskFamily(Protocol):
-    """A distribution of tasks: its grid, its data, its loss."""
+class TaskFamily(ABC):
+    """A distribution of tasks: its grid, its data, its loss, its pictures. A subclass is a frozen dataclass."""
 
-    on_policy: bool
+    on_policy = False
     """Whether data depends on the predictor and so is collected anew before each inner step."""
+    score = Metric("loss", "loss")
+    """What the queue stores, as figures and tables call it."""
+    metrics: Sequence[Metric] = ()
+    """What evaluation reports besides the score: keys of `Outcome.metrics`."""
+    outputs = 1
+    """Units of the last layer of a network for this family."""
 
     @property
+    @abstractmethod
     def grid(self) -> ParameterGrid:
         """The task-parameter space."""
-        ...
 
     @property
+    @abstractmethod
     def example_input(self) -> PyTree[Array]:
         """Inputs of one example, for the model to shape its weights."""
-        ...
 
-    def collect(self, key: Key[Array, ""], task: Float[Array, " axes"], predict: Predict, n: int) -> Any:
-        """`n` examples of a task."""
-        ...
+    def data(self) -> PyTree[Array]:
+        """Arrays that all tasks read, loaded once; an argument of every program instead of a constant in it."""
+        return ()
 
-    def outcome(self, predict: Predict, data: Any) -> Outcome:
-        """How a predictor does on data."""
-        ...
+    def episode(self, key: Key[Array, ""], task: Float[Array, " axes"], data: PyTree[Array]) -> Any:
+        """What support and query of a task share besides its parameters: the classes drawn, say, and their order."""
+        del key, data
+        return task
+
+    @abstractmethod
+    def collect(self, key: Key[Array, ""], episode: Any, part: Part, predict: Predict, n: int) -> Any:
+        """`n` examples of an episode (of each class, where there are classes)."""
+
+    @abstractmethod
+    def outcome(self, predict: Predict, examples: Any) -> Outcome:
+        """How a predictor does on examples."""
+
+    def picture(self, episode: Any, support: Any, path: AdaptationPath) -> dict[str, Array]:
+        """Arrays that show a task before and after adapting; compiled. Nothing for a family that has no picture."""
+        del episode, support, path
+        return {}
+
+    def draw_picture(self, axes: Any, picture: Mapping[str, np.ndarray]) -> None:
+        """Draws one task's picture into Matplotlib's axes."""
+
+    def support_of(self, x: Any, y: Any) -> Any:
+        """A user's own examples in the form of `collect`, to adapt to."""
+        raise NotImplementedError(f"{type(self).__name__} has no support_of(x, y), so it cannot adapt to arrays")

@@ -4,7 +4,7 @@ from jaxtyping import Array, Float
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from twmaml.space.axis import Axis
+from twmaml.space.axis import Parameter
 from twmaml.tasks.regression import Regression
 from twmaml.types import Real
 
@@ -21,9 +21,9 @@ class Quadratic(Regression):
         x_high: largest input.
     """
 
-    a: Axis | Real
-    b: Axis | Real
-    c: Axis | Real
+    a: Parameter
+    b: Parameter
+    c: Parameter
     x_low: Real
     x_high: Real
 

@@ -1,14 +1,20 @@
 """The part that all regressions share."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+import numpy as np
+from jaxtyping import Array, Float, Key, PyTree
 
-from twmaml.space.axis import Axis
+from twmaml.space.axis import Axis, Nuisance
 from twmaml.space.grid import ParameterGrid
-from twmaml.types import Outcome, Predict
+from twmaml.tasks.base import AdaptationPath, Part, TaskFamily
+from twmaml.types import Metric, Outcome, Predict
+
+Parameters = dict[str, Float[Array, ""] | float]
+"""All parameters of a task by name; angles in radians."""
 
 
 class Examples(NamedTuple):
@@ -18,17 +24,17 @@ class Examples(NamedTuple):
     targets: Float[Array, "examples 1"]
 
 
-class Regression:
+class Regression(TaskFamily):
     """A family of functions of one real input, judged by the mean squared error.
 
-    A subclass is a frozen dataclass. Each field annotated `Axis | float` is a task parameter: one axis of the grid
-    if it is given as an `Axis`, otherwise fixed. Besides them it needs the fields `x_low` and `x_high`, the
-    range of the inputs, and `target`.
+    A subclass is a frozen dataclass. Each of its fields is a task parameter: one axis of the grid if it is given as
+    an axis (`Interval`, `Segments`), redrawn for each task if it is a `Nuisance`, otherwise fixed. Besides them it
+    needs the fields `x_low` and `x_high`, the range of the inputs, and `target`.
     """
 
     x_low: float
     x_high: float
-    on_policy = False
+    score = Metric("loss", "mean squared error")
 
     def __post_init__(self) -> None:
         if not self.x_low < self.x_high:
@@ -48,29 +54,58 @@ class Regression:
         """One real number."""
         return jnp.zeros(1)
 
-    def target(
-        self, parameters: dict[str, Float[Array, ""] | float], x: Float[Array, "*batch"]
-    ) -> Float[Array, "*batch"]:
-        """The task's function, given all parameters by name; angles in radians."""
+    def target(self, parameters: Parameters, x: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+        """The task's function."""
         raise NotImplementedError
 
-    def parameters(self, task: Float[Array, " axes"]) -> dict[str, Float[Array, ""] | float]:
-        """All parameters of a task by name: those of the grid and the fixed ones."""
-        return {**vars(self), **dict(zip(self._axes(), task, strict=True))}
+    def episode(self, key: Key[Array, ""], task: Float[Array, " axes"], data: PyTree[Array]) -> Parameters:
+        """All parameters of a task: those of the grid, those drawn anew, and the fixed ones."""
+        del data
+        nuisances = {name: value for name, value in vars(self).items() if isinstance(value, Nuisance)}
+        drawn = {
+            name: jax.random.uniform(jax.random.fold_in(key, i), (), jnp.float32, n.low * n.scale, n.high * n.scale)
+            for i, (name, n) in enumerate(nuisances.items())
+        }
+        return {**vars(self), **drawn, **dict(zip(self._axes(), task, strict=True))}
 
-    def collect(self, key: Key[Array, ""], task: Float[Array, " axes"], predict: Predict, n: int) -> Examples:
+    def collect(self, key: Key[Array, ""], episode: Parameters, part: Part, predict: Predict, n: int) -> Examples:
         """Inputs drawn uniformly from the range, and the task's function of them."""
-        del predict
+        del part, predict
         inputs = jax.random.uniform(key, (n, 1), minval=self.x_low, maxval=self.x_high)
-        return Examples(inputs, self.target(self.parameters(task), inputs))
+        return Examples(inputs, self.target(episode, inputs))
 
-    def outcome(self, predict: Predict, data: Examples) -> Outcome:
+    def outcome(self, predict: Predict, examples: Examples) -> Outcome:
         """The mean squared error, as loss and as score."""
-        predictions = predict(data.inputs)
-        if predictions.shape != data.targets.shape:  # broadcasting would hide it
+        predictions = predict(examples.inputs)
+        if predictions.shape != examples.targets.shape:  # broadcasting would hide it
             raise ValueError(
                 "the network's outputs and the targets must have the same shape. "
-                f"Got {predictions.shape} and {data.targets.shape}"
+                f"Got {predictions.shape} and {examples.targets.shape}"
             )
-        loss = jnp.mean((predictions - data.targets) ** 2)
+        loss = jnp.mean((predictions - examples.targets) ** 2)
         return Outcome(loss=loss, score=loss, metrics={})
+
+    def picture(self, episode: Parameters, support: Examples, path: AdaptationPath) -> dict[str, Array]:
+        """Target, support and predictions over the range of inputs."""
+        x = jnp.linspace(self.x_low, self.x_high, 200)
+        return {
+            "x": x,
+            "targets": self.target(episode, x),
+            "predictions": path(lambda predict: predict(x[:, None])[:, 0]),
+            "support_inputs": support.inputs[:, 0],
+            "support_targets": support.targets[:, 0],
+        }
+
+    def draw_picture(self, axes: Any, picture: Mapping[str, np.ndarray]) -> None:
+        """The task's function, the support points, and the network after no, one and all inner steps."""
+        axes.plot(picture["x"], picture["targets"], color="black", linewidth=2, label="target")
+        axes.plot(picture["support_inputs"], picture["support_targets"], "^", color="black", label="support points")
+        predictions = picture["predictions"]
+        for k, line in zip(sorted({0, 1, len(predictions) - 1}), (":", "--", "-"), strict=False):
+            label = f"after {k} inner step{'' if k == 1 else 's'}"
+            axes.plot(picture["x"], predictions[k], line, linewidth=1.8, label=label)
+        axes.set(xlabel="x", ylabel="y")
+
+    def support_of(self, x: Any, y: Any) -> Examples:
+        """Inputs and targets as columns."""
+        return Examples(*(jnp.asarray(part, jnp.float32).reshape(-1, 1) for part in (x, y)))

@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from twmaml.space.axis import Axis
+from twmaml.space.axis import Parameter
 from twmaml.tasks.regression import Regression
 from twmaml.types import Real
 
@@ -25,9 +25,9 @@ class Sinusoid(Regression):
         Finn, Abbeel, Levine 2017, Model-Agnostic Meta-Learning, section 5.1 (there with minus the phase).
     """
 
-    amplitude: Axis | Real
-    phase: Axis | Real
-    frequency: Axis | Real
+    amplitude: Parameter
+    phase: Parameter
+    frequency: Parameter
     x_low: Real
     x_high: Real
 
