@@ -1,23 +1,24 @@
 """The public API: a trained initialisation from its folder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 from omegaconf import OmegaConf
 
-from twmaml.adaptation.base import Adaptation, adapt
-from twmaml.configuration.build import build_part, refuse_foreign
+from twmaml.adaptation.base import Adaptation, adapt, bind
+from twmaml.configuration.build import build_model, build_part, refuse_foreign
+from twmaml.configuration.config_files import compose_configuration
+from twmaml.errors import ConfigurationError
 from twmaml.models.base import Model
 from twmaml.storage.checkpoint import CheckpointError, newest, unpack
 from twmaml.tasks.base import TaskFamily
-from twmaml.tasks.regression import Examples
-from twmaml.types import MetaParams, Params, Predict
+from twmaml.types import Fast, MetaParams, Predict
 
-_TRUSTED = ("twmaml.tasks.", "twmaml.models.", "twmaml.adaptation.", "twmaml.space.", "jax.nn.", "jax._src.nn.")
+TRUSTED = ("twmaml.tasks.", "twmaml.models.", "twmaml.adaptation.", "twmaml.space.", "jax.nn.", "jax._src.nn.")
 """Where the parts come from that `load` builds unasked."""
 
 
@@ -25,25 +26,43 @@ class Trained(NamedTuple):
     """A trained initialisation."""
 
     family: TaskFamily
-    model: Model
+    network: Model
     adaptation: Adaptation
     meta_params: MetaParams
     step: int
     """Meta-steps that it was trained for."""
 
     @property
-    def params(self) -> Params:
-        """The weights before adapting."""
-        return self.adaptation.start(self.meta_params)
+    def predict(self) -> Predict:
+        """The network before adapting: inputs -> outputs."""
+        return self._bind(self.adaptation.start(self.meta_params))
 
-    def adapt(self, support_x: Any, support_y: Any, steps: int) -> Params:
-        """The weights after so many inner steps on examples of a regression task."""
-        examples = Examples(*(jnp.asarray(part, jnp.float32).reshape(-1, 1) for part in (support_x, support_y)))
+    def adapt(self, x: Any, y: Any, steps: int) -> Predict:
+        """The network after so many inner steps on examples of a task: inputs -> outputs.
+
+        Args:
+            x: inputs of the examples.
+            y: their targets.
+            steps: inner steps.
+
+        Raises:
+            NotImplementedError: if the family cannot adapt to arrays.
+        """
+        support = self.family.support_of(x, y)
 
         def loss_of(predict: Predict, _: Any) -> Array:
-            return self.family.outcome(predict, examples).loss
+            return self.family.outcome(predict, support).loss
 
-        return adapt(self.adaptation, self.meta_params, self.model, loss_of, jax.random.key(0), steps)
+        key = jax.random.key(0)
+        return self._bind(adapt(self.adaptation, self.network, self.meta_params, loss_of, key, steps))
+
+    def _bind(self, fast: Fast) -> Predict:
+        return bind(self.adaptation, self.network, self.meta_params, fast)
+
+    @property
+    def model(self) -> NoReturn:
+        """Says what took the place of `trained.model.apply(params, x)`."""
+        raise ConfigurationError("trained.model.apply(params, x) is now predict(x), where predict = trained.adapt(...)")
 
 
 def load(folder: str | Path, trust: Sequence[str] = ()) -> Trained:
@@ -62,9 +81,31 @@ def load(folder: str | Path, trust: Sequence[str] = ()) -> Trained:
         raise CheckpointError(f"{folder} holds no checkpoint")
     cfg = OmegaConf.create(checkpoint.notes.config)
     for key in ("task", "model", "adaptation"):
-        refuse_foreign(checkpoint.notes.config[key], (*_TRUSTED, *(f"{module}." for module in trust)))
-    family, model = build_part(cfg, "task", TaskFamily), build_part(cfg, "model", Model)
+        refuse_foreign(checkpoint.notes.config[key], (*TRUSTED, *(f"{module}." for module in trust)))
+    family = build_part(cfg, "task", TaskFamily)
+    model = build_model(cfg, family)
     adaptation = build_part(cfg, "adaptation", Adaptation)
-    shapes = jax.eval_shape(lambda: adaptation.init(model.init(jax.random.key(0), family.example_input)))
+    shapes = jax.eval_shape(lambda: adaptation.init(jax.random.key(0), model, family.example_input))
     meta_params = unpack({"meta_params": shapes}, checkpoint.arrays)["meta_params"]
     return Trained(family, model, adaptation, jax.tree.map(jnp.asarray, meta_params), checkpoint.notes.step)
+
+
+def trusted_family(config: Mapping[str, Any]) -> TaskFamily | None:
+    """The task family of a configuration, if it is twmaml's own: for its pictures. Nothing else is executed."""
+    try:
+        refuse_foreign(config["task"], TRUSTED)
+        return build_part(OmegaConf.create(dict(config)), "task", TaskFamily)
+    except ConfigurationError:
+        return None
+
+
+def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The configuration of a run as the command line composes it, interpolations resolved.
+
+    Args:
+        overrides: as on the command line: `["task=sin3d", "steps=1000"]`.
+
+    Raises:
+        ConfigurationError: for what the command line would refuse.
+    """
+    return compose_configuration(overrides)

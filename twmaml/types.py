@@ -10,7 +10,10 @@ Params = PyTree[Any]
 """Weights of a network, as its model structures them."""
 
 MetaParams = PyTree[Any]
-"""What the meta-step updates: for MAML the initial weights themselves."""
+"""The parameters that the meta-step updates: for MAML the initial weights themselves."""
+
+Fast = PyTree[Any]
+"""The parameters that an adaptation changes for one task: weights, a context, a last layer."""
 
 Predict = Callable[[Any], Any]
 """A network with its weights bound: inputs -> outputs."""
@@ -30,16 +33,16 @@ Real = Annotated[float, Field(ge=-3.4e38, le=3.4e38, allow_inf_nan=False)]
 PositiveReal = Annotated[Real, Field(gt=0)]
 
 InnerSteps = Annotated[int, Field(ge=0, le=100_000)]
-"""Of adapting to one task, one after the other; more than the bound is a slip of the finger."""
+"""Number of steps of adapting to one task, one after the other; more than the bound is a slip of the finger."""
 
 
 class Outcome(NamedTuple):
     """How a predictor did on one task's data."""
 
     loss: Float[Array, ""]
-    """What is differentiated."""
+    """To be differentiated."""
     score: Float[Array, ""]
-    """What the queue stores; not negative."""
+    """To be stored in the queue; not negative."""
     metrics: dict[str, Float[Array, ""]]
     """Further figures by name, averaged over the tasks and logged as `train/<name>`."""
 

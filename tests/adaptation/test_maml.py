@@ -33,7 +33,7 @@ def _problem(model, key):
 
 
 def _query_loss(maml, model, loss_of, query_loss, params):
-    adapted = adapt(maml, params, model, loss_of, jax.random.key(0), maml.steps)
+    adapted = adapt(maml, model, params, loss_of, jax.random.key(0), maml.steps)
     return query_loss(partial(model.apply, adapted), None)
 
 
@@ -62,7 +62,7 @@ def test_the_first_order_meta_gradient_is_the_gradient_at_the_adapted_weights(mo
         params, direction, loss_of, query_loss = _problem(model, jax.random.key(steps))
         maml = MAML(0.05, steps, first_order=True)
         slope = _slope(jax.grad(partial(_query_loss, maml, model, loss_of, query_loss))(params), direction)
-        path = adaptation_path(maml, params, model, loss_of, jax.random.key(0), steps, observe=lambda p: p)
+        path = adaptation_path(maml, model, params, loss_of, jax.random.key(0), steps, observe=lambda p: p)
         adapted = jax.tree.map(lambda leaf: leaf[-1], path)
         h = 1e-5
         up, down = (query_loss(partial(model.apply, _move(adapted, direction, s)), None) for s in (h, -h))
@@ -85,8 +85,8 @@ def test_adapt_and_the_path_agree_with_gradient_descent_by_hand(model, steps):
         np.testing.assert_allclose(_query_loss(maml, model, loss_of, query_loss, params), losses[-1], rtol=1e-12)
         path = adaptation_path(
             maml,
-            params,
             model,
+            params,
             loss_of,
             jax.random.key(0),
             steps,
@@ -114,7 +114,7 @@ def test_a_loss_of_several_calls_falls_back_to_the_plain_step():
         return jnp.mean(predict(x) ** 2) + jnp.mean(predict(2 * x) ** 2)
 
     assert model.factored_step(params, twice, jax.random.key(0), 0.1, False) is None
-    adapted = adapt(MAML(0.1, 1), params, model, twice, jax.random.key(0), 1)
+    adapted = adapt(MAML(0.1, 1), model, params, twice, jax.random.key(0), 1)
     gradient = jax.grad(lambda p: twice(partial(model.apply, p), None))(params)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), adapted, _move(params, gradient, -0.1))
 

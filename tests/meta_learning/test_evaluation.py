@@ -32,12 +32,13 @@ def test_cvar_is_the_least_mean_excess(losses, percent):
 def test_losses_are_those_of_adapting_every_task_by_itself(evaluation):
     learner, fixed = evaluation.learner, evaluation.tasks()
     state = learner.init(0)
-    losses = jax.jit(evaluation.losses)(state.meta_params, fixed)
+    losses = jax.jit(evaluation.results)(state.meta_params, fixed)["loss"]
     assert losses.shape == (24, 7)
     for i in (0, 13):
         support_key, _, query_key = jax.random.split(fixed.keys[i], 3)
-        support = learner.family.collect(support_key, fixed.tasks[i], lambda x: x, learner.shots)
-        query = learner.family.collect(query_key, fixed.tasks[i], lambda x: x, 5)
+        episode = learner.family.episode(jax.random.fold_in(fixed.keys[i], 0), fixed.tasks[i], ())
+        support = learner.family.collect(support_key, episode, "support", lambda x: x, learner.shots)
+        query = learner.family.collect(query_key, episode, "query", lambda x: x, 5)
         params = state.meta_params
 
         def loss(params, data):
@@ -51,11 +52,11 @@ def test_losses_are_those_of_adapting_every_task_by_itself(evaluation):
 
 def test_tasks_and_data_are_the_same_for_every_sampler_and_run(make_learner, evaluation):
     other = Evaluation(make_learner(Proportional("losses", True)), evaluation.grid, 6, 2, 5)
-    for first, second in zip(evaluation.tasks(), other.tasks(), strict=True):
+    for first, second in zip(evaluation.tasks()[:2], other.tasks()[:2], strict=True):
         raw = [jax.random.key_data(a) if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else a for a in (first, second)]
         np.testing.assert_array_equal(raw[0], raw[1])
     params = jax.vmap(evaluation.learner.init)(jnp.zeros(2, jnp.uint32)).meta_params
-    losses = over_runs(evaluation.losses, shard_runs(2))(params, evaluation.tasks())
+    losses = over_runs(evaluation.results, shard_runs(2))(params, evaluation.tasks())["loss"]
     np.testing.assert_array_equal(losses[0], losses[1])
 
 

@@ -88,13 +88,13 @@ class Unlike(Sampler):
 
     numbers: list
 
-    def probabilities(self, queue, step):
-        return jnp.full(queue.losses.shape, 1 / queue.losses.size, jnp.bfloat16)
+    def probabilities(self, grid, view):
+        return jnp.full(grid.size, 1 / grid.size, jnp.bfloat16)
 
-    def metrics(self, step):
-        return {"count": step, "epsilon": 3, "half": jnp.bfloat16(0.5)}
+    def metrics(self, view):
+        return {"count": view.step, "epsilon": 3, "half": jnp.bfloat16(0.5)}
 
-    def draw(self, key, grid, queue, step, n):
+    def draw(self, key, grid, view, n):
         cells = jnp.arange(n, dtype=jnp.int16)
         return Draw(grid.sample_in(key, cells), cells, jnp.ones(n, jnp.int32))
 
@@ -163,9 +163,9 @@ def expected_visits(learner, states):
     total = np.zeros(grid.size)
     lattice = grid.with_cells([8 * n for n in grid.shape])
     centres = lattice.centres()
-    probabilities, interpolate = jax.jit(learner.sampler.probabilities), jax.jit(grid.interpolate)
+    probabilities, interpolate = jax.jit(partial(learner.sampler.probabilities, grid)), jax.jit(grid.interpolate)
     for state in states:
-        p = probabilities(state.queue, state.step)
+        p = probabilities(state.view)
         if learner.sampler.interpolate:
             fine = np.asarray(interpolate(p, centres))
             p = fine.reshape([n for size in grid.shape for n in (size, 8)]).mean(axis=(1, 3)).ravel()
@@ -218,8 +218,8 @@ def test_a_loss_that_is_not_finite_names_its_step(make_learner):
 
 
 class Shrinking(Uniform):
-    def probabilities(self, queue, step):
-        return jnp.where(step < 12, 1.0, 0.5) * super().probabilities(queue, step)
+    def probabilities(self, grid, view):
+        return jnp.where(view.step < 12, 1.0, 0.5) * super().probabilities(grid, view)
 
 
 def test_probabilities_that_are_none_end_a_chunk(make_learner, sampler):
@@ -253,7 +253,7 @@ def test_metrics_of_a_chunk_are_means_over_its_steps(make_learner):
         largest.append(float(np.max(draw.weights)))
     np.testing.assert_allclose(chunk.metrics["train/loss"], np.mean(losses), rtol=1e-4)
     np.testing.assert_allclose(chunk.metrics["weights/max"], np.max(largest), rtol=1e-4)
-    p = np.asarray(learner.sampler.probabilities(state.queue, state.step), float)
+    p = np.asarray(learner.sampler.probabilities(learner.family.grid, state.view), float)
     np.testing.assert_allclose(chunk.metrics["queue/entropy"], stats.entropy(p), rtol=1e-4)
 
 

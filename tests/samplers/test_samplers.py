@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from pydantic import ValidationError
 from scipy import stats
 
 from tests.conftest import SAMPLERS
+from twmaml.samplers.base import View
 from twmaml.samplers.cells import _find, _high_product, _thresholds, draw_cells, is_distribution
 from twmaml.samplers.epsilon_greedy import EpsilonGreedy
 from twmaml.samplers.proportional import Proportional
@@ -29,10 +32,15 @@ def queue_with(losses, deltas=None, visits=None):
     return empty_queue(losses.size)._replace(losses=losses, deltas=deltas, visits=visits)
 
 
+def p_of(sampler, queue, step=STEP):
+    grid = ParameterGrid({"a": Interval(0.0, 1.0, queue.losses.size)})
+    return sampler.probabilities(grid, View(queue, sampler.init(grid), step))
+
+
 @given(signals)
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_probabilities_are_a_distribution_whatever_the_queue_holds(name, losses):
-    probabilities = jax.jit(SAMPLERS[name].probabilities)(queue_with(losses), STEP)
+    probabilities = jax.jit(partial(p_of, SAMPLERS[name]))(queue_with(losses))
     assert is_distribution(probabilities)
     p = np.asarray(probabilities, float)
     assert (p >= 0).all()
@@ -46,27 +54,25 @@ def test_what_is_no_distribution(p):
 
 def test_proportional_follows_its_formula():
     losses = np.array([1.0, 2.0, 5.0])
-    p = Proportional("losses", False, uniform_fraction=0.1).probabilities(queue_with(losses), STEP)
+    p = p_of(Proportional("losses", False, uniform_fraction=0.1), queue_with(losses))
     np.testing.assert_allclose(p, 0.9 * losses / 8 + 0.1 / 3, rtol=1e-6)
 
 
 def test_unvisited_cells_take_the_mean_priority_of_the_visited_ones():
-    p = Proportional("losses", False, uniform_fraction=0.0).probabilities(queue_with([1.0, np.nan, 3.0]), STEP)
+    p = p_of(Proportional("losses", False, uniform_fraction=0.0), queue_with([1.0, np.nan, 3.0]))
     np.testing.assert_allclose(p, [1 / 6, 2 / 6, 3 / 6], rtol=1e-6)
-    p = Proportional("losses", False, uniform_fraction=0.0, initial=8.0).probabilities(
-        queue_with([1.0, np.nan, 3.0]), STEP
-    )
+    p = p_of(Proportional("losses", False, uniform_fraction=0.0, initial=8.0), queue_with([1.0, np.nan, 3.0]))
     np.testing.assert_allclose(p, [1 / 12, 8 / 12, 3 / 12], rtol=1e-6)
 
 
 @pytest.mark.parametrize("losses", [[np.nan] * 4, [0.0] * 4])
 def test_without_any_priority_every_cell_is_alike(losses):
     for signal in ("losses", "deltas"):
-        np.testing.assert_allclose(Proportional(signal, False).probabilities(queue_with(losses), STEP), 0.25, rtol=1e-6)
+        np.testing.assert_allclose(p_of(Proportional(signal, False), queue_with(losses)), 0.25, rtol=1e-6)
 
 
 def test_greedy_shares_the_maximum_among_ties():
-    p = EpsilonGreedy(0.2).probabilities(queue_with([1.0, 7.0, 7.0, np.nan]), STEP)
+    p = p_of(EpsilonGreedy(0.2), queue_with([1.0, 7.0, 7.0, np.nan]))
     np.testing.assert_allclose(p, [0.05, 0.45, 0.45, 0.05], rtol=1e-6)
 
 
@@ -75,23 +81,19 @@ def test_epsilon_follows_its_schedule():
     queue = queue_with([1.0, 2.0])
     for step in (0, 25, 100, 200):
         epsilon = max(0.0, 1 - step / 100)
-        np.testing.assert_allclose(sampler.metrics(jnp.int32(step))["epsilon"], epsilon, atol=1e-6)
-        np.testing.assert_allclose(
-            sampler.probabilities(queue, jnp.int32(step)), [epsilon / 2, 1 - epsilon / 2], atol=1e-6
-        )
+        np.testing.assert_allclose(sampler.metrics(View(queue, (), jnp.int32(step)))["epsilon"], epsilon, atol=1e-6)
+        np.testing.assert_allclose(p_of(sampler, queue, jnp.int32(step)), [epsilon / 2, 1 - epsilon / 2], atol=1e-6)
 
 
 def test_burn_in_draws_unvisited_cells_first_then_only_the_largest_loss():
     sampler = EpsilonGreedy(0.0, burn_in=True)
-    np.testing.assert_allclose(
-        sampler.probabilities(queue_with([9.0, np.nan, 1.0, np.nan]), STEP), [0, 0.5, 0, 0.5], atol=1e-7
-    )
-    np.testing.assert_allclose(sampler.probabilities(queue_with([9.0, 2.0, 1.0, 0.0]), STEP), [1, 0, 0, 0], atol=1e-7)
+    np.testing.assert_allclose(p_of(sampler, queue_with([9.0, np.nan, 1.0, np.nan])), [0, 0.5, 0, 0.5], atol=1e-7)
+    np.testing.assert_allclose(p_of(sampler, queue_with([9.0, 2.0, 1.0, 0.0])), [1, 0, 0, 0], atol=1e-7)
 
 
 @given(st.lists(st.floats(0, 1e6, width=32), min_size=9, max_size=9), st.floats(0.01, 1))
 def test_the_expected_importance_weight_is_one_and_bounded(losses, fraction):
-    p = Proportional("losses", True, uniform_fraction=fraction).probabilities(queue_with(losses), STEP)
+    p = p_of(Proportional("losses", True, uniform_fraction=fraction), queue_with(losses))
     p = np.asarray(p, float)
     weights = 1 / (p.size * p)
     np.testing.assert_allclose((p * weights).sum(), 1, rtol=1e-5)
@@ -102,25 +104,25 @@ def test_the_expected_importance_weight_is_one_and_bounded(losses, fraction):
 def test_weights_of_draws_average_to_one_and_match_the_density(name, grid):
     sampler = SAMPLERS[name]
     losses = jax.random.uniform(jax.random.key(3), (grid.size,)) ** 3
-    draw = sampler.draw(jax.random.key(4), grid, queue_with(losses), STEP, 200_000)
+    draw = sampler.draw(jax.random.key(4), grid, View(queue_with(losses), (), STEP), 200_000)
     weights = np.asarray(draw.weights, float)
     assert abs(weights.mean() - 1) < 5 * weights.std() / np.sqrt(weights.size)
     assert weights.std() > 0.1
     # Weighted, the tasks are uniform again: what importance sampling promises.
-    position = np.asarray((draw.tasks - grid._low) / (grid._high - grid._low))
+    position = np.asarray(grid._position(draw.tasks)) / grid.shape
     np.testing.assert_allclose((weights[:, None] * position).mean(axis=0), 0.5, atol=0.02)
 
 
 @pytest.mark.parametrize("name", ["uniform", "epsilon_greedy", "weighted", "delta", "interpolated"])
 def test_without_importance_all_weights_are_one(name, grid):
     losses = jax.random.uniform(jax.random.key(3), (grid.size,))
-    draw = SAMPLERS[name].draw(jax.random.key(4), grid, queue_with(losses), STEP, 10)
+    draw = SAMPLERS[name].draw(jax.random.key(4), grid, View(queue_with(losses), (), STEP), 10)
     assert (np.asarray(draw.weights) == 1).all()
 
 
 def test_a_drawn_task_lies_in_the_cell_that_is_recorded(sampler, grid):
     losses = jax.random.uniform(jax.random.key(3), (grid.size,))
-    draw = sampler.draw(jax.random.key(4), grid, queue_with(losses), STEP, 1000)
+    draw = sampler.draw(jax.random.key(4), grid, View(queue_with(losses), (), STEP), 1000)
     assert np.mean(np.asarray(grid.locate(draw.tasks)) == np.asarray(draw.cells)) > 0.999
 
 
@@ -186,6 +188,6 @@ def test_an_epsilon_outside_its_range_is_refused(epsilon):
 def test_a_sampler_adds_up_on_a_one_cell_grid():
     grid = ParameterGrid({"a": Interval(0.0, 1.0, 1)})
     for sampler in SAMPLERS.values():
-        draw = sampler.draw(jax.random.key(0), grid, empty_queue(1), jnp.int32(0), 5)
+        draw = sampler.draw(jax.random.key(0), grid, View(empty_queue(1), (), jnp.int32(0)), 5)
         assert (np.asarray(draw.cells) == 0).all()
         np.testing.assert_allclose(draw.weights, 1, rtol=1e-6)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy import stats
 
-from twmaml.space.axis import Interval
+from twmaml.space.axis import Categories, Interval, Segments
 from twmaml.space.grid import ParameterGrid
 
 axes = st.builds(
@@ -17,6 +17,10 @@ axes = st.builds(
     st.integers(1, 12),
 )
 grids = st.lists(axes, min_size=1, max_size=3).map(lambda a: ParameterGrid({f"p{i}": axis for i, axis in enumerate(a)}))
+
+
+def _ends(grid, end):
+    return np.array([getattr(axis, end) * axis.scale for axis in grid.axes.values()], np.float32)
 
 
 @given(grids, st.integers(0, 2**32 - 1))
@@ -38,7 +42,7 @@ def test_cells_cover_the_range_exactly(grid):
         assert axis.edges()[0] == axis.low
         assert axis.edges()[-1] == axis.high
     assert (np.asarray(jax.jit(lambda: grid.locate(grid.centres()))()) == np.arange(grid.size)).all()
-    corners = np.stack([grid._low, grid._high])
+    corners = np.stack([_ends(grid, "low"), _ends(grid, "high")])
     assert list(np.asarray(jax.jit(grid.locate)(corners))) == [0, grid.size - 1]
 
 
@@ -47,8 +51,8 @@ def test_samples_never_leave_the_range(grid, seed):
     cells = jax.random.randint(jax.random.key(seed), (500,), 0, grid.size)
     for sample in (grid.sample_in, grid.sample_around):
         tasks = np.asarray(sample(jax.random.key(seed), cells))
-        assert (tasks >= grid._low).all()
-        assert (tasks <= grid._high).all()
+        assert (tasks >= _ends(grid, "low")).all()
+        assert (tasks <= _ends(grid, "high")).all()
 
 
 def test_degrees_become_radians_in_tasks_only():
@@ -82,7 +86,7 @@ def test_sampling_around_cells_follows_the_interpolated_density(grid, low_axis):
     expected = density / density.sum() * n
     assert stats.chisquare(counts, expected).pvalue > 1e-3
     axis = {"a": 0, "b": 1}[low_axis]
-    assert np.ptp(np.asarray(tasks)[:, axis]) > 0.99 * (grid._high - grid._low)[axis]
+    assert np.ptp(np.asarray(tasks)[:, axis]) > 0.99 * (_ends(grid, "high") - _ends(grid, "low"))[axis]
 
 
 @pytest.mark.parametrize(
@@ -97,3 +101,67 @@ def test_sampling_around_cells_follows_the_interpolated_density(grid, low_axis):
 def test_a_wrong_axis_is_refused(arguments, message):
     with pytest.raises(ValidationError, match=message):
         Interval(*arguments)
+
+
+mixed = st.lists(
+    st.one_of(
+        axes,
+        st.lists(st.tuples(st.floats(0.1, 5), st.floats(0.1, 5), st.integers(1, 9)), min_size=1, max_size=3).map(
+            lambda parts: Segments(_ascending(parts))
+        ),
+        st.integers(1, 5).map(lambda n: Categories([f"k{i}" for i in range(n)])),
+    ),
+    min_size=1,
+    max_size=3,
+).map(lambda axes: ParameterGrid({f"p{i}": axis for i, axis in enumerate(axes)}))
+
+
+def _ascending(parts):
+    """Intervals of these widths after gaps of these widths."""
+    low, intervals = 0.0, []
+    for gap, width, cells in parts:
+        intervals.append((low + gap, low + gap + width, cells))
+        low += gap + width
+    return intervals
+
+
+@given(mixed, st.integers(0, 2**32 - 1))
+def test_whatever_the_axes_a_sampled_task_is_found_in_its_cell(grid, seed):
+    cells = jax.random.randint(jax.random.key(seed), (200,), 0, grid.size)
+    tasks = jax.jit(grid.sample_in)(jax.random.key(seed), cells)
+    assert np.mean(np.asarray(jax.jit(grid.locate)(tasks)) == np.asarray(cells)) > 0.97
+    assert (np.asarray(jax.jit(lambda: grid.locate(grid.centres()))()) == np.arange(grid.size)).all()
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_no_task_lies_in_a_gap_and_the_intervals_share_the_draws_by_cells(seed):
+    grid = ParameterGrid({"a": Segments([(0.1, 1.05, 15), (4.95, 5.0, 5)])})
+    cells = jax.random.randint(jax.random.key(seed), (2000,), 0, grid.size)
+    tasks = np.asarray(grid.sample_in(jax.random.key(seed), cells))[:, 0]
+    low, high = (tasks >= 0.1) & (tasks <= np.float32(1.05)), (tasks >= np.float32(4.95)) & (tasks <= 5)
+    assert (low | high).all()
+    assert high.sum() == (np.asarray(cells) >= 15).sum()
+    ends = jnp.array([[0.1], [1.05], [2.0], [4.0], [4.95], [5.0]])
+    assert np.asarray(grid.locate(ends)).tolist() == [0, 14, 14, 15, 15, 19]
+
+
+def test_evaluation_cells_are_shared_out_by_length():
+    axis = Segments([(0.0, 9.0, 3), (10.0, 11.0, 8)], evaluation_cells=10)
+    assert [n for _, _, n in ParameterGrid({"a": axis}).evaluation_grid().axes["a"].intervals] == [8, 2]
+    with pytest.raises(ValueError, match="at least as many cells"):
+        axis.with_cells(1)
+
+
+@pytest.mark.parametrize(
+    "intervals", [[], [(0.0, 2.0, 3), (1.0, 3.0, 3)], [(2.0, 3.0, 3), (0.0, 1.0, 3)], [(0.0, 1.0, 0)]]
+)
+def test_wrong_intervals_are_refused(intervals):
+    with pytest.raises(ValidationError):
+        Segments(intervals)
+
+
+def test_categories_differ_and_keep_their_number():
+    with pytest.raises(ValidationError, match="differ"):
+        Categories(["a", "a"])
+    with pytest.raises(ValueError, match="2 categories"):
+        Categories(["a", "b"]).with_cells(3)

@@ -2,8 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
-from twmaml.space.axis import Interval
+from twmaml.space.axis import Interval, Nuisance
 from twmaml.tasks.base import TaskFamily
 from twmaml.tasks.quadratic import Quadratic
 from twmaml.tasks.sinusoid import Sinusoid
@@ -25,25 +26,42 @@ def test_a_parameter_is_an_axis_or_fixed(family, shape):
     assert isinstance(family, TaskFamily)
 
 
+def collect(family, task, n):
+    episode = family.episode(jax.random.key(1), task, ())
+    return family.collect(jax.random.key(0), episode, "support", lambda x: x, n)
+
+
 def test_data_is_the_function_of_the_task():
     family = Sinusoid(AMPLITUDE, PHASE, 1.5, -5.0, 5.0)
     task = jnp.array([2.0, 0.7])
-    data = family.collect(jax.random.key(0), task, lambda x: x, 500)
+    data = collect(family, task, 500)
     x = np.asarray(data.inputs, float)
     np.testing.assert_allclose(data.targets, 2 * np.sin(1.5 * x + 0.7), atol=1e-5)
     assert -5 <= x.min() < -4.9
     assert 4.9 < x.max() <= 5
     quadratic = Quadratic(AMPLITUDE, AMPLITUDE, 0.5, -5.0, 5.0)
-    data = quadratic.collect(jax.random.key(0), task, lambda x: x, 50)
+    data = collect(quadratic, task, 50)
     x = np.asarray(data.inputs, float)
     np.testing.assert_allclose(data.targets, 2 * x**2 + 0.7 * x + 0.5, rtol=1e-5, atol=1e-4)
 
 
 def test_the_loss_is_the_mean_squared_error_and_shapes_must_agree():
     family = Sinusoid(AMPLITUDE, PHASE, 1.0, -5.0, 5.0)
-    data = family.collect(jax.random.key(0), jnp.array([1.0, 0.0]), lambda x: x, 9)
+    data = collect(family, jnp.array([1.0, 0.0]), 9)
     outcome = family.outcome(lambda x: 0 * x, data)
     np.testing.assert_allclose(outcome.loss, np.mean(np.asarray(data.targets) ** 2), rtol=1e-6)
     assert outcome.score == outcome.loss
     with pytest.raises(ValueError, match="must have the same shape"):
         family.outcome(lambda x: x[:, 0], data)
+
+
+def test_a_nuisance_is_drawn_anew_for_each_task_and_shared_by_its_support_and_query():
+    family = Sinusoid(AMPLITUDE, Nuisance(0.0, 180.0, "deg"), 1.0, -5.0, 5.0)
+    assert family.grid.names == ("amplitude",)
+    keys = jax.random.split(jax.random.key(0), 2000)
+    phases = np.asarray(jax.vmap(lambda key: family.episode(key, jnp.array([2.0]), ())["phase"])(keys))
+    assert stats.kstest(phases, stats.uniform(0, np.pi).cdf).pvalue > 1e-3
+    episode = family.episode(keys[0], jnp.array([2.0]), ())
+    for part in ("support", "query"):
+        data = family.collect(jax.random.key(1), episode, part, lambda x: x, 9)
+        np.testing.assert_allclose(data.targets, 2 * np.sin(np.asarray(data.inputs, float) + phases[0]), atol=1e-5)

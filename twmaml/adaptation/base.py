@@ -1,71 +1,130 @@
-"""The inner loop: from meta-parameters to weights adapted to one task. Knows nothing of sampling."""
+"""The base class of adaptations: from meta-parameters to a network adapted to one task. Knows nothing of sampling."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Int, Key
 
 from twmaml.models.base import Model
-from twmaml.types import LossOf, MetaParams, Params
+from twmaml.types import Fast, LossOf, MetaParams, Outcome, Predict, Step
+
+Judge = Callable[[Fast], Outcome]
+"""How an adapted network does on a task's query data."""
 
 
-@runtime_checkable
-class Adaptation(Protocol):
-    """A meta-learner's inner loop."""
+class Adaptation(ABC):
+    """A meta-learner's inner loop and objective: the only place that binds a network to weights."""
 
-    @property
-    def steps(self) -> int:
-        """Inner steps in training."""
-        ...
+    steps: int
+    """Inner steps in training."""
 
-    def init(self, params: Params) -> MetaParams:
-        """Meta-parameters around freshly initialised weights."""
-        ...
+    def init(self, key: Key[Array, ""], model: Model, example_input: Any) -> MetaParams:
+        """Fresh meta-parameters: the network's weights."""
+        return model.init(key, example_input)
 
-    def start(self, meta_params: MetaParams) -> Params:
-        """The weights before the first inner step."""
-        ...
+    def start(self, meta_params: MetaParams) -> Fast:
+        """What is adapted, before the first inner step: the meta-parameters themselves."""
+        return meta_params
 
+    def predict(self, model: Model, meta_params: MetaParams, fast: Fast, inputs: Any) -> Any:
+        """Outputs of the adapted network: what is adapted are its weights."""
+        del meta_params
+        return model.apply(fast, inputs)
+
+    @abstractmethod
     def step(
-        self, meta_params: MetaParams, params: Params, model: Model, loss_of: LossOf, key: Key[Array, ""]
-    ) -> Params:
-        """The weights after one more inner step."""
-        ...
+        self,
+        model: Model,
+        meta_params: MetaParams,
+        fast: Fast,
+        loss_of: LossOf,
+        key: Key[Array, ""],
+        index: int | Int[Array, ""],
+    ) -> Fast:
+        """What is adapted after one more inner step, `index` of them having been taken."""
+
+    def last_step(
+        self,
+        model: Model,
+        meta_params: MetaParams,
+        fast: Fast,
+        loss_of: LossOf,
+        key: Key[Array, ""],
+        index: int | Int[Array, ""],
+    ) -> Fast:
+        """The same step in the form that is fastest to differentiate through; only `predict` understands it."""
+        return self.step(model, meta_params, fast, loss_of, key, index)
+
+    def objective(
+        self,
+        model: Model,
+        meta_params: MetaParams,
+        loss_of: LossOf,
+        judge: Judge,
+        key: Key[Array, ""],
+        meta_step: Step,
+    ) -> tuple[Float[Array, ""], Outcome]:
+        """What the meta-step differentiates for one task, and the outcome that is logged and queued.
+
+        Args:
+            model: the network.
+            meta_params: to be differentiated by.
+            loss_of: the loss on support data, which the inner steps descend.
+            judge: the adapted network on query data.
+            key: of the adaptation.
+            meta_step: of the training.
+        """
+        del meta_step
+        outcome = judge(adapt(self, model, meta_params, loss_of, key, self.steps))
+        return outcome.loss, outcome
+
+
+def bind(adaptation: Adaptation, model: Model, meta_params: MetaParams, fast: Fast) -> Predict:
+    """The adapted network as a function of its inputs."""
+    return partial(adaptation.predict, model, meta_params, fast)
 
 
 def adapt(
-    adaptation: Adaptation, meta_params: MetaParams, model: Model, loss_of: LossOf, key: Key[Array, ""], steps: int
-) -> Params:
-    """The weights after all inner steps, made to be differentiated by the meta-parameters."""
-    params = adaptation.start(meta_params)
+    adaptation: Adaptation,
+    model: Model,
+    meta_params: MetaParams,
+    loss_of: LossOf,
+    key: Key[Array, ""],
+    steps: int,
+) -> Fast:
+    """What is adapted after all inner steps, made to be differentiated by the meta-parameters."""
+    fast = adaptation.start(meta_params)
     if steps == 0:
-        return params
+        return fast
     keys = jax.random.split(key, steps)
-    step = partial(adaptation.step, meta_params, model=model, loss_of=loss_of)
+
+    def step(fast: Fast, key_and_index: tuple[Array, Array]) -> tuple[Fast, None]:
+        return adaptation.step(model, meta_params, fast, loss_of, *key_and_index), None
+
     if steps > 1:
-        params, _ = jax.lax.scan(lambda params, k: (step(params, key=k), None), params, keys[:-1])
-    last_step = getattr(adaptation, "last_step", adaptation.step)
-    return last_step(meta_params, params, model=model, loss_of=loss_of, key=keys[-1])
+        fast, _ = jax.lax.scan(step, fast, (keys[:-1], jnp.arange(steps - 1)))
+    return adaptation.last_step(model, meta_params, fast, loss_of, keys[-1], steps - 1)
 
 
 def adaptation_path(
     adaptation: Adaptation,
-    meta_params: MetaParams,
     model: Model,
+    meta_params: MetaParams,
     loss_of: LossOf,
     key: Key[Array, ""],
     steps: int,
-    observe: Callable[[Params], Any],
+    observe: Callable[[Fast], Any],
 ) -> Any:
-    """What `observe` says of the weights after 0, 1, ... `steps` inner steps, stacked along the first axis."""
+    """`observe` of what is adapted after 0, 1, ... `steps` inner steps, stacked along the first axis."""
 
-    def observed_step(params: Params, key: Key[Array, ""]) -> tuple[Params, Any]:
-        params = adaptation.step(meta_params, params, model, loss_of, key)
-        return params, observe(params)
+    def observed_step(fast: Fast, key_and_index: tuple[Array, Array]) -> tuple[Fast, Any]:
+        fast = adaptation.step(model, meta_params, fast, loss_of, *key_and_index)
+        return fast, observe(fast)
 
-    params = adaptation.start(meta_params)
-    _, later = jax.lax.scan(observed_step, params, jax.random.split(key, steps))
-    return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), observe(params), later)
+    fast = adaptation.start(meta_params)
+    _, later = jax.lax.scan(observed_step, fast, (jax.random.split(key, steps), jnp.arange(steps)))
+    return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), observe(fast), later)

@@ -1,18 +1,17 @@
 """Model-agnostic meta-learning."""
 
-from functools import partial
-
 import jax
-from jaxtyping import Array, Key
+from jaxtyping import Array, Int, Key
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from twmaml.models.base import Model
-from twmaml.types import InnerSteps, LossOf, MetaParams, Params, PositiveReal
+from twmaml.adaptation.base import Adaptation, bind
+from twmaml.models.base import Model, SupportsFactoredStep
+from twmaml.types import Fast, InnerSteps, LossOf, MetaParams, PositiveReal
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
-class MAML:
+class MAML(Adaptation):
     """Model-agnostic meta-learning: the meta-parameters are the initial weights, a step is plain SGD.
 
     Args:
@@ -28,31 +27,34 @@ class MAML:
     steps: InnerSteps
     first_order: bool = False
 
-    def init(self, params: Params) -> MetaParams:
-        """The weights themselves."""
-        return params
-
-    def start(self, meta_params: MetaParams) -> Params:
-        """The weights themselves."""
-        return meta_params
-
     def step(
-        self, meta_params: MetaParams, params: Params, model: Model, loss_of: LossOf, key: Key[Array, ""]
-    ) -> Params:
-        """params - learning_rate * gradient of the loss."""
-        del meta_params
-        gradient = jax.grad(lambda params: loss_of(partial(model.apply, params), key))(params)
+        self,
+        model: Model,
+        meta_params: MetaParams,
+        fast: Fast,
+        loss_of: LossOf,
+        key: Key[Array, ""],
+        index: int | Int[Array, ""],
+    ) -> Fast:
+        """fast - learning_rate * gradient of the loss."""
+        del index
+        gradient = jax.grad(lambda fast: loss_of(bind(self, model, meta_params, fast), key))(fast)
         if self.first_order:
             gradient = jax.lax.stop_gradient(gradient)
-        return jax.tree.map(lambda p, g: p - self.learning_rate * g, params, gradient)
+        return jax.tree.map(lambda p, g: p - self.learning_rate * g, fast, gradient)
 
     def last_step(
-        self, meta_params: MetaParams, params: Params, model: Model, loss_of: LossOf, key: Key[Array, ""]
-    ) -> Params:
-        """The same step in the form in which the model is fastest to differentiate through it."""
-        factored_step = getattr(model, "factored_step", None)
-        if factored_step is not None:
-            stepped = factored_step(params, loss_of, key, self.learning_rate, self.first_order)
+        self,
+        model: Model,
+        meta_params: MetaParams,
+        fast: Fast,
+        loss_of: LossOf,
+        key: Key[Array, ""],
+        index: int | Int[Array, ""],
+    ) -> Fast:
+        """The same step, factored where the network can do that."""
+        if isinstance(model, SupportsFactoredStep):
+            stepped = model.factored_step(fast, loss_of, key, self.learning_rate, self.first_order)
             if stepped is not None:
                 return stepped
-        return self.step(meta_params, params, model, loss_of, key)
+        return self.step(model, meta_params, fast, loss_of, key, index)

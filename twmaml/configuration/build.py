@@ -1,7 +1,9 @@
 """From a composed configuration to the objects of a job, and from a user's mistake to one clear line."""
 
+import copy
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -11,21 +13,27 @@ import jax
 import jax.numpy as jnp
 import optax
 from hydra.errors import InstantiationException
+from jaxtyping import Array, Float, PyTree
 from omegaconf import DictConfig, OmegaConf
-from pydantic import ValidationError
 
 from twmaml.adaptation.base import Adaptation
-from twmaml.configuration.explain import explain_instantiation, first_invalid
-from twmaml.configuration.part_checks import check_outcome, check_sampler, check_step, telling_where
-from twmaml.configuration.settings import read_settings
+from twmaml.configuration.explain import explain_instantiation
+from twmaml.configuration.part_checks import (
+    attributing_errors,
+    check_outcome,
+    check_sampler,
+    check_signatures,
+    check_step,
+)
+from twmaml.configuration.settings import EvaluationSettings, SplitSettings, read_settings
 from twmaml.errors import ConfigurationError, one_line
 from twmaml.meta_learning.evaluation import Evaluation
 from twmaml.meta_learning.learner import MetaLearner
 from twmaml.models.base import Model
 from twmaml.samplers.base import Sampler
+from twmaml.space.grid import ParameterGrid
 from twmaml.tasks.base import TaskFamily
 from twmaml.training.memory import least_bytes
-from twmaml.types import Params
 
 _MOST_WEIGHTS = 1e9  # with gradient and optimiser state 16 GB
 
@@ -43,11 +51,58 @@ class Need(NamedTuple):
 
 @plain_dataclass(frozen=True)
 class Job:
-    """What a configuration describes but for the seed, built."""
+    """The parts of a run, but for the seed."""
 
     learner: MetaLearner
-    evaluation: Evaluation
+    evaluations: Mapping[str, Evaluation]
+    """By the name of the split."""
+    data: Mapping[str, PyTree[Array]]
+    """Arrays of the families by the name of the split; those of training under `train`."""
+    figures: Mapping[str, Callable[..., Any]]
+    """Figures of the user's own by name."""
     needs: Sequence[Need]
+    optimizer: DictConfig
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """The split `eval`."""
+        return self.evaluations["eval"]
+
+    def with_numbers(self, numbers: Mapping[str, Float[Array, ""]]) -> "Job":
+        """The same parts around arrays, which may be arguments of a program; nothing is checked.
+
+        Args:
+            numbers: by key, as on the command line: `adaptation.learning_rate`.
+
+        Raises:
+            ValueError: for a key that does not hold a real number of a part: it needs a program of its own.
+        """
+        learner = self.learner
+        arguments = {key.partition(".")[2]: n for key, n in numbers.items() if key.startswith("optimizer.")}
+        if arguments:
+            factory = hydra.utils.instantiate(self.optimizer, _partial_=True, _convert_="all")
+            learner = replace(learner, optimizer=factory(**arguments))
+        for key, number in numbers.items():
+            part, _, path = key.partition(".")
+            if part in ("sampler", "model", "adaptation"):
+                learner = replace(learner, **{part: _with_number(getattr(learner, part), path, number, key)})
+            elif part != "optimizer":
+                raise ValueError(f"{key}: is no number of a sampler, a model, an adaptation or an optimizer")
+        evaluations = {
+            name: replace(each, learner=replace(learner, family=each.learner.family))
+            for name, each in self.evaluations.items()
+        }
+        return replace(self, learner=learner, evaluations=evaluations)
+
+
+def _with_number(part: Any, path: str, number: Any, key: str) -> Any:
+    name, _, rest = path.partition(".")
+    value = getattr(part, name, None)
+    if not rest and type(value) is not float:
+        raise ValueError(f"{key}: {value!r} is not a real number")
+    changed = copy.copy(part)
+    object.__setattr__(changed, name, _with_number(value, rest, number, key) if rest else number)
+    return changed
 
 
 def build_job(cfg: DictConfig) -> Job:
@@ -57,11 +112,11 @@ def build_job(cfg: DictConfig) -> Job:
         ConfigurationError: for the first thing that is wrong.
     """
     settings = read_settings(cfg)
-    _check_epsilon(cfg)
+    family = build_part(cfg, "task", TaskFamily)
     learner = MetaLearner(
-        family=build_part(cfg, "task", TaskFamily),
+        family=family,
         sampler=build_part(cfg, "sampler", Sampler),
-        model=build_part(cfg, "model", Model),
+        model=build_model(cfg, family),
         adaptation=build_part(cfg, "adaptation", Adaptation),
         optimizer=_build_optimizer(cfg),
         meta_batch=settings.meta_batch,
@@ -69,6 +124,47 @@ def build_job(cfg: DictConfig) -> Job:
         queries=settings.queries,
         task_devices=settings.devices.tasks,
     )
+    parts = _check_parts(learner)
+    data = {"train": _data_of(family, cfg.task)}
+    evaluations = {}
+    for name, split in settings.evaluation.splits.items():
+        of_split = merge_task(OmegaConf.to_container(cfg.task), split.task)
+        own = build_part(OmegaConf.create({"task": of_split}), "task", TaskFamily) if split.task else family
+        data[name] = _data_of(own, of_split) if split.task else data["train"]
+        evaluations[name] = _build_evaluation(replace(learner, family=own), name, split, settings.evaluation, family)
+    figures = {name: _build_figure(cfg, name) for name in cfg.figures}
+    with attributing_errors(parts):
+        weights = jax.eval_shape(learner.model.init, jax.random.key(0), family.example_input)
+        meta_params = jax.eval_shape(
+            lambda: learner.adaptation.init(jax.random.key(0), learner.model, family.example_input)
+        )
+    _check_optimizer(cfg, learner, meta_params)
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(weights))
+    if count > _MOST_WEIGHTS:
+        raise ConfigurationError(f"model: has {count:.3g} weights. At most {_MOST_WEIGHTS:.0e} are allowed")
+    with attributing_errors(parts):
+        needs = _check_programs(learner, evaluations, data, f"model (of {count:.3g} weights)")
+    return Job(learner, evaluations, data, figures, needs, cfg.optimizer)
+
+
+def build_model(cfg: DictConfig, family: TaskFamily) -> Model:
+    """Builds the network; `model.outputs: null` takes what the family needs.
+
+    Raises:
+        ConfigurationError: if it is none, or has another number of outputs.
+    """
+    if "outputs" in cfg.model and cfg.model.outputs is None:
+        cfg = OmegaConf.merge(cfg, {"model": {"outputs": family.outputs}})  # type: ignore[assignment]
+    model = build_part(cfg, "model", Model)
+    if cfg.model.get("outputs", family.outputs) != family.outputs:
+        raise ConfigurationError(
+            f"model.outputs={cfg.model.outputs}: task={type(family).__name__} needs {family.outputs} (null takes them)"
+        )
+    return model
+
+
+def _check_parts(learner: MetaLearner) -> dict[str, Any]:
+    """The parts by key, each of which keeps what its base class promises."""
     parts = {
         "task": learner.family,
         "sampler": learner.sampler,
@@ -76,44 +172,101 @@ def build_job(cfg: DictConfig) -> Job:
         "adaptation": learner.adaptation,
         "optimizer": learner.optimizer,
     }
-    with telling_where(parts):
+    for key, base in (("task", TaskFamily), ("sampler", Sampler), ("adaptation", Adaptation)):
+        check_signatures(key, parts[key], base)
+    with attributing_errors(parts):
         check_sampler(learner.sampler, learner.family.grid, learner.meta_batch)
-        weights = jax.eval_shape(learner.model.init, jax.random.key(0), learner.family.example_input)
-        jax.eval_shape(learner.adaptation.init, weights)
-    _check_optimizer(cfg, learner, weights)
-    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(weights))
-    if count > _MOST_WEIGHTS:
-        raise ConfigurationError(f"model: has {count:.3g} weights. At most {_MOST_WEIGHTS:.0e} are allowed")
-    asked = settings.evaluation
+    return parts
+
+
+_loaded: dict[str, Any] = {}
+
+
+def _data_of(family: TaskFamily, task: Any) -> Any:
+    """The arrays of a family, loaded once a process for all jobs that have the same."""
+    key = json.dumps(OmegaConf.to_container(task) if OmegaConf.is_config(task) else task, sort_keys=True, default=str)
+    if key not in _loaded:
+        _loaded[key] = family.data()
+    return _loaded[key]
+
+
+def merge_task(task: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The task of a split: the training one with changes; a value with `_target_` replaces what stands there."""
+    merged = dict(task)
+    for key, value in changes.items():
+        there = merged.get(key)
+        nested = isinstance(value, Mapping) and isinstance(there, Mapping) and "_target_" not in value
+        merged[key] = merge_task(there, value) if nested else value
+    return merged
+
+
+def _build_evaluation(
+    learner: MetaLearner, name: str, split: SplitSettings, asked: EvaluationSettings, training: TaskFamily
+) -> Evaluation:
+    """A split, judged as `evaluation` says where it says nothing of its own."""
+    grid = learner.family.grid
+    agree = _ranges(grid) == _ranges(training.grid)
+    cells = asked.cells if split.cells is None else split.cells
+    prefix = "evaluation" if split.cells is None else f"evaluation.splits.{name}"
     try:
-        grid = learner.family.grid
-        grid = grid.evaluation_grid() if asked.cells is None else grid.with_cells(asked.cells)
+        grid = grid.evaluation_grid() if cells is None else grid.with_cells(cells)
     except ValueError as error:
-        key = "task: evaluation_cells of the axes" if asked.cells is None else f"evaluation.cells={asked.cells}"
+        key = "task: evaluation_cells of the axes" if cells is None else f"{prefix}.cells={cells}"
         raise ConfigurationError(f"{key}: {one_line(error)}") from error
-    evaluation = Evaluation(learner, grid, asked.steps, asked.draws, asked.queries, asked.seed)
-    cells = f"evaluation.cells={[*grid.shape]} evaluation.draws={asked.draws}"
-    if grid.size * asked.draws > _MOST_TASKS:
+    draws = asked.draws if split.draws is None else split.draws
+    if grid.size * draws > _MOST_TASKS:
         raise ConfigurationError(
-            f"{cells}: make {grid.size * asked.draws} evaluation tasks. At most {_MOST_TASKS} are allowed"
+            f"evaluation.cells={[*grid.shape]} evaluation.draws={draws}: make {grid.size * draws} evaluation tasks. "
+            f"At most {_MOST_TASKS} are allowed"
         )
+    return Evaluation(
+        learner=learner,
+        grid=grid,
+        steps=asked.steps,
+        draws=draws,
+        queries=asked.queries if split.queries is None else split.queries,
+        seed=asked.seed if split.seed is None else split.seed,
+        queue_grid=training.grid if agree else None,
+    )
+
+
+def _ranges(grid: ParameterGrid) -> dict[str, Any]:
+    """The axes without what only evaluation asks for."""
+    return {name: axis.with_cells(axis.cells) for name, axis in grid.axes.items()}
+
+
+def _build_figure(cfg: DictConfig, name: str) -> Callable[..., Any]:
+    """A figure of the user's own: `_target_` is a function of the data of a run."""
+    if not OmegaConf.is_dict(cfg.figures[name]) or "_target_" not in cfg.figures[name]:
+        raise ConfigurationError(f"figures.{name}={cfg.figures[name]}: must have a _target_, a function of the data")
+    partial_figure = OmegaConf.merge(cfg.figures[name], {"_partial_": True})
+    return build_part(OmegaConf.create({"figures": partial_figure}), "figures", Callable)
+
+
+def _check_programs(
+    learner: MetaLearner, evaluations: Mapping[str, Evaluation], data: Mapping[str, Any], network: str
+) -> list[Need]:
+    """Traces what will be compiled: the form of its results, and the memory that it takes at least."""
     alone = replace(learner, task_devices=1)
-    network = f"model (of {count:.3g} weights)"
-    with telling_where(parts):
-        state = jax.eval_shape(lambda: alone.init(0))
-        task = jnp.zeros(len(grid.axes))
-        check_outcome(jax.eval_shape(alone.adapted_outcome, state.meta_params, state.key, task))
-        training, (after, *_) = jax.make_jaxpr(alone.meta_step, return_shape=True)(state)
-        check_step(state, after)
-        judging = jax.make_jaxpr(lambda state: evaluation.losses(state.meta_params, evaluation.tasks()))(state)
+    state = jax.eval_shape(lambda: alone.init(0))
+    task = jnp.zeros(len(learner.family.grid.axes))
+
+    def judge(meta_params: Any, key: Any, step: Any) -> Any:
+        return alone.adapt_and_judge(meta_params, key, task, data["train"], step)[1]
+
+    check_outcome(jax.eval_shape(judge, state.meta_params, state.key, state.step), learner.family)
+    training, (after, *_) = jax.make_jaxpr(alone.meta_step, return_shape=True)(state, data["train"])
+    check_step(state, after)
     batch = f"meta_batch={learner.meta_batch} shots={learner.shots} queries={learner.queries}"
     inner = f"adaptation.steps={learner.adaptation.steps} task.*.cells={[*learner.family.grid.shape]}"
-    data = f"evaluation.queries={asked.queries} evaluation.steps={asked.steps} shots={learner.shots}"
-    needs = [
-        Need("training", least_bytes(training), f"{batch} {inner} {network}"),
-        Need("evaluating", least_bytes(judging), f"{cells} {data} {network}"),
-    ]
-    return Job(learner, evaluation, needs)
+    needs = [Need("training", least_bytes(training), f"{batch} {inner} {network}")]
+    for name, evaluation in evaluations.items():
+        tasks = jax.eval_shape(evaluation.tasks)
+        judging = jax.make_jaxpr(evaluation.results)(state.meta_params, tasks, data[name])
+        cells = f"evaluation.cells={[*evaluation.grid.shape]} evaluation.draws={evaluation.draws}"
+        of_data = f"evaluation.queries={evaluation.queries} evaluation.steps={evaluation.steps} shots={learner.shots}"
+        needs.append(Need("evaluating", least_bytes(judging), f"{cells} {of_data} {network}"))
+    return needs
 
 
 def build_part(cfg: DictConfig, key: str, protocol: Any) -> Any:
@@ -158,27 +311,15 @@ def _build_optimizer(cfg: DictConfig) -> optax.GradientTransformation:
     return build_part(cfg, "optimizer", optax.GradientTransformation)
 
 
-def _check_optimizer(cfg: DictConfig, learner: MetaLearner, weights: Params) -> None:
+def _check_optimizer(cfg: DictConfig, learner: MetaLearner, meta_params: Any) -> None:
     """Optax checks its arguments only when an optimiser is used, so it is used here once."""
     optimizer = learner.optimizer
 
-    def use(weights: Params) -> Any:
-        meta_params = learner.adaptation.init(weights)
+    def use(meta_params: Any) -> Any:
         return optimizer.update(meta_params, optimizer.init(meta_params), meta_params)
 
     try:
-        jax.eval_shape(use, weights)
+        jax.eval_shape(use, meta_params)
     except (TypeError, ValueError, LookupError, OverflowError) as error:
         arguments = OmegaConf.to_container(cfg.optimizer, resolve=True)
         raise ConfigurationError(f"optimizer={arguments}: {one_line(error)}") from error
-
-
-def _check_epsilon(cfg: DictConfig) -> None:
-    """Refuses a wrong ε whichever sampler is chosen: one that is not used today may be in the next sweep."""
-    greedy = {"_target_": "twmaml.samplers.epsilon_greedy.EpsilonGreedy", "epsilon": cfg.epsilon}
-    try:
-        hydra.utils.instantiate(greedy, _convert_="all")
-    except InstantiationException as error:
-        cause = error.__cause__
-        line = first_invalid(cause, "") if isinstance(cause, ValidationError) else f"epsilon: {one_line(error)}"
-        raise ConfigurationError(line) from error

@@ -8,6 +8,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from twmaml.configuration.moved import moved_key
+
 
 def configuration_folder() -> str:
     """The folder of the configuration groups: inside an installed package, or beside it in a checkout."""
@@ -78,6 +80,8 @@ def _all_keys(cfg: Any, prefix: str = "") -> Iterator[str]:
 
 def suggest_key(key: str) -> str:
     """What to add to a message about a key that does not exist."""
+    if (new := moved_key(key)) is not None:
+        return f"; it is now {new}"
     keys = list(_all_keys(OmegaConf.load(Path(configuration_folder()) / "train.yaml")))
     return f"{suggest(key, keys)} (--help lists the keys)"
 

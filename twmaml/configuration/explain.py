@@ -9,6 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from twmaml.configuration.config_files import suggest, suggest_key
+from twmaml.configuration.moved import moved_name
 from twmaml.errors import clear, explain, innermost, one_line
 
 
@@ -70,11 +71,15 @@ def explain_instantiation(error: InstantiationException, key: str) -> str:
 
 def _why_not_imported(target: str, error: BaseException | None) -> str:
     reason = error and (error.__cause__ or error.__context__)
+    if (new := moved_name(target)) is not None:
+        return f"it is now {new}"
     if reason is None or (isinstance(reason, ModuleNotFoundError) and f"{target}.".startswith(f"{reason.name}.")):
         return "there is nothing of that name to import"
+    moved = moved_name(str(reason)) if isinstance(reason, ImportError) else None
     place = innermost(reason, lambda package: package not in ("hydra", "importlib"))
     where = f" ({place[1]})" if place and not isinstance(reason, SyntaxError) else ""  # whose message has it
-    return f"cannot be imported: {type(reason).__name__}: {one_line(reason)}{where}"
+    now = f"; it is now {moved}" if moved else ""
+    return f"cannot be imported: {type(reason).__name__}: {one_line(reason)}{where}{now}"
 
 
 def first_invalid(error: ValidationError, prefix: str) -> str:

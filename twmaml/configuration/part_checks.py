@@ -1,5 +1,6 @@
-"""Whether the parts of a job keep what their protocols promise. Told by tracing them; nothing is compiled."""
+"""Checks that the parts of a job keep what their protocols promise. Told by tracing them; nothing is compiled."""
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -8,9 +9,27 @@ import jax
 import jax.numpy as jnp
 
 from twmaml.errors import ConfigurationError, innermost, one_line
-from twmaml.samplers.base import Sampler
+from twmaml.samplers.base import Report, Sampler, View
 from twmaml.space.grid import ParameterGrid
 from twmaml.space.priority_queue import empty_queue
+from twmaml.tasks.base import TaskFamily
+
+
+def check_signatures(key: str, part: Any, base: type) -> None:
+    """Refuses a part of the user's own whose methods take other arguments than those of the base class.
+
+    Raises:
+        ConfigurationError: with the arguments that it must take.
+    """
+    for name, method in vars(base).items():
+        own = getattr(type(part), name, None)
+        if name.startswith("_") or not inspect.isfunction(method) or not inspect.isfunction(own):
+            continue
+        wanted, given = ([*inspect.signature(each).parameters] for each in (method, own))
+        if len(given) != len(wanted) and not {"args", "arguments"} & {*given}:
+            raise ConfigurationError(
+                f"{key}: {type(part).__name__}.{name}({', '.join(given)}) must take ({', '.join(wanted)})"
+            )
 
 
 def check_sampler(sampler: Sampler, grid: ParameterGrid, tasks: int) -> None:
@@ -24,22 +43,33 @@ def check_sampler(sampler: Sampler, grid: ParameterGrid, tasks: int) -> None:
     Raises:
         ConfigurationError: with what it must return, and what it does.
     """
-    queue, step = jax.eval_shape(lambda: empty_queue(grid.size)), jax.ShapeDtypeStruct((), jnp.int32)
-    p = jax.eval_shape(sampler.probabilities, queue, step)
+    if sampler.interpolate and not grid.continuous:
+        names = ", ".join(name for name, axis in grid.axes.items() if not axis.continuous)
+        raise ConfigurationError(f"sampler.interpolate=True: there is nothing between the categories of {names}")
+    step, key = jax.ShapeDtypeStruct((), jnp.int32), jax.eval_shape(lambda: jax.random.key(0))
+    view = View(*jax.eval_shape(lambda: (empty_queue(grid.size), sampler.init(grid))), step)
+    p = jax.eval_shape(lambda view: sampler.probabilities(grid, view), view)
     _expect("sampler: probabilities", p, (grid.size,), jnp.floating)
-    metrics = jax.eval_shape(sampler.metrics, step)
+    metrics = jax.eval_shape(sampler.metrics, view)
     if not isinstance(metrics, Mapping):
         raise ConfigurationError(f"sampler: metrics must return numbers by name. Got {_form(metrics)}")
     for name, value in metrics.items():
         _expect(f"sampler: the metric {name}", value, (), jnp.number)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    draw = jax.eval_shape(lambda key, queue, step: sampler.draw(key, grid, queue, step, tasks), key, queue, step)
+    draw = jax.eval_shape(lambda key, view: sampler.draw(key, grid, view, tasks), key, view)
     _expect("sampler: the tasks of a draw", draw.tasks, (tasks, len(grid.axes)), jnp.floating)
     _expect("sampler: the cells of a draw", draw.cells, (tasks,), jnp.integer)
     _expect("sampler: the weights of a draw", draw.weights, (tasks,), jnp.floating)
+    report = Report(draw, draw.weights, draw.weights, view.queue)
+    _expect("sampler: weigh", jax.eval_shape(sampler.weigh, report, view), (tasks,), jnp.floating)
+    own = jax.eval_shape(lambda key, report, view: sampler.update(key, grid, report, view), key, report, view)
+    if jax.tree.structure(own) != jax.tree.structure(view.own):
+        raise ConfigurationError(
+            "sampler: update must return a state like that of init. "
+            f"Got {jax.tree.structure(own)} for {jax.tree.structure(view.own)}"
+        )
 
 
-def check_outcome(outcome: Any) -> None:
+def check_outcome(outcome: Any, family: TaskFamily) -> None:
     """Refuses a task family whose outcomes, of which this is the form, are no single numbers.
 
     Raises:
@@ -51,6 +81,9 @@ def check_outcome(outcome: Any) -> None:
         if name in ("loss", "loss_std"):
             raise ConfigurationError(f"task: a metric must not be called {name}, as train/{name} is something else")
         _expect(f"task: the metric {name} of an outcome", value, (), jnp.number)
+    missing = [metric.key for metric in family.metrics if metric.key not in outcome.metrics]
+    if missing:
+        raise ConfigurationError(f"task: an outcome must have the family's metric {missing[0]}")
 
 
 def check_step(before: Any, after: Any) -> None:
@@ -69,8 +102,8 @@ def check_step(before: Any, after: Any) -> None:
 
 
 @contextmanager
-def telling_where(parts: Mapping[str, Any]) -> Iterator[None]:
-    """Says of an error while parts are traced whose it is, and in which line where that is the user's own.
+def attributing_errors(parts: Mapping[str, Any]) -> Iterator[None]:
+    """Attributes an error raised during tracing to the part, and the user's line, that caused it.
 
     Args:
         parts: of the job, by key.

@@ -1,6 +1,8 @@
 """A run's own keys, read and checked."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import field
 from typing import Annotated, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -10,7 +12,6 @@ from pydantic.dataclasses import dataclass
 from twmaml.configuration.config_files import suggest_key
 from twmaml.configuration.explain import first_invalid
 from twmaml.errors import ConfigurationError
-from twmaml.samplers.base import Fraction
 from twmaml.storage.wandb_run import WandbMode
 from twmaml.types import InnerSteps
 
@@ -19,10 +20,21 @@ Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
-_OTHER_KEYS = ("task", "sampler", "model", "adaptation", "optimizer", "epsilon")
+_OTHER_KEYS = ("task", "sampler", "model", "adaptation", "optimizer", "figures")
 """Keys that are parts to build, or that parts refer to."""
 
 STRICT = ConfigDict(strict=True, extra="forbid")
+
+
+@dataclass(frozen=True, config=STRICT)
+class SplitSettings:
+    """The keys under one of `evaluation.splits`: what differs from `task` and from `evaluation`."""
+
+    task: Mapping[str, Any] = field(default_factory=dict)
+    cells: Sequence[PositiveInt] | None = None
+    draws: Count | None = None
+    queries: Count | None = None
+    seed: Seed | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -35,6 +47,13 @@ class EvaluationSettings:
     draws: Count
     queries: Count
     seed: Seed
+    splits: Mapping[str, SplitSettings]
+
+    def __post_init__(self) -> None:
+        for name in self.splits:
+            if not re.fullmatch(r"[a-z]\w*", name) or name in ("train", "queue", "sampler", "weights"):
+                raise ValueError(f"splits.{name}: a split must have another name, of small letters")
+        object.__setattr__(self, "splits", {"eval": SplitSettings(), **self.splits})
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -77,7 +96,8 @@ class Settings:
     checkpoint: CheckpointSettings
     wandb: WandbSettings
     devices: DeviceSettings
-    uniform_fraction: Fraction
+    sampling: Mapping[str, Any]
+    """Numbers that samplers refer to."""
 
     def __post_init__(self) -> None:
         listed = isinstance(self.seed, list) and len(self.seed) > 0
@@ -119,10 +139,16 @@ def read_settings(cfg: DictConfig) -> Settings:
     for name in (*Settings.__dataclass_fields__, *_OTHER_KEYS):
         if name not in cfg:
             raise ConfigurationError(f"{name}: is missing")
-    for name in ("evaluation", "checkpoint", "wandb", "devices", "optimizer", "task", "sampler", "model", "adaptation"):
+    for name in ("evaluation", "checkpoint", "wandb", "devices", "sampling", *_OTHER_KEYS):
         if not OmegaConf.is_dict(cfg[name]):
             raise ConfigurationError(f"{name}={cfg[name]}: must be a group of keys")
     own = {name: as_plain(name) for name in Settings.__dataclass_fields__}
+    splits = own["evaluation"].get("splits")
+    if isinstance(splits, dict):
+        own["evaluation"]["splits"] = {
+            name: read(SplitSettings, split, f"evaluation.splits.{name}.") if isinstance(split, dict) else split
+            for name, split in splits.items()
+        }
     own["evaluation"] = read(EvaluationSettings, own["evaluation"], "evaluation.")
     own["checkpoint"] = read(CheckpointSettings, own["checkpoint"], "checkpoint.")
     own["wandb"] = read(WandbSettings, own["wandb"], "wandb.")

@@ -17,9 +17,6 @@ from twmaml.errors import ConfigurationError, ExpectedError
 from twmaml.storage.run_folder import FolderLock, finished
 from twmaml.training.recorder import RunRecord
 
-SAMPLER_KEYS = ("epsilon", "uniform_fraction")
-"""Keys that are there for samplers to refer to."""
-
 GROUPS = ("sampler", "task", "model", "adaptation")
 
 
@@ -74,7 +71,7 @@ def read_request(cfg: DictConfig) -> Request:
 
 def program_of(config: Mapping[str, Any]) -> str:
     """Equal for jobs that one program can train: those which differ only in what is a run's own."""
-    return _without(config, ("seed", "wandb", "sampler", *SAMPLER_KEYS))
+    return _without(config, ("seed", "wandb", "sampler", "sampling"))
 
 
 def job_of(config: Mapping[str, Any]) -> str:

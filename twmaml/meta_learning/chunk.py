@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from twmaml.meta_learning.learner import MetaLearner, RunState
 from twmaml.samplers.base import Draw
@@ -14,25 +14,27 @@ from twmaml.types import Outcome
 
 
 class Chunk(NamedTuple):
-    """What a chunk of meta-steps leaves to be logged."""
+    """The figures of a chunk of meta-steps."""
 
     metrics: dict[str, Float[Array, ""]]
     """By name: means over the steps for `train` and `weights` (the maximum for `weights/max`), the state
     after the last step for `queue` and `sampler`."""
     first_failure: Int[Array, ""]
-    """The first step at which a loss is not finite or a score is negative or none, or would be for the weights are not
-    finite or the probabilities are none; else `NO_FAILURE`. The last two are looked at only after the last step."""
+    """First step with a non-finite loss or an invalid score; `NO_FAILURE` if none. Weights and probabilities are
+    checked after the last step only."""
 
 
 NO_FAILURE = jnp.iinfo(jnp.int32).max
 
 
-def train_chunk(learner: MetaLearner, state: RunState, steps: Int[Array, ""]) -> tuple[RunState, Chunk]:
+def train_chunk(
+    learner: MetaLearner, state: RunState, steps: Int[Array, ""], data: PyTree[Array] = ()
+) -> tuple[RunState, Chunk]:
     """So many meta-steps of one run. The number is traced: chunks of any length are one program."""
 
     def body(_: Any, carry: tuple[Any, ...]) -> tuple[Any, ...]:
         state, sums, largest_weight, first_failure = carry
-        new_state, draw, outcomes = learner.meta_step(state)
+        new_state, draw, outcomes = learner.meta_step(state, data)
         sound = jnp.all(jnp.isfinite(outcomes.loss) & (outcomes.score >= 0))
         return (
             new_state,
@@ -41,26 +43,31 @@ def train_chunk(learner: MetaLearner, state: RunState, steps: Int[Array, ""]) ->
             jnp.minimum(first_failure, jnp.where(sound, NO_FAILURE, state.step)),
         )
 
-    _, *draw_and_outcomes = jax.eval_shape(learner.meta_step, state)
+    _, *draw_and_outcomes = jax.eval_shape(learner.meta_step, state, data)
     sums = jax.tree.map(jnp.zeros_like, jax.eval_shape(_step_metrics, *draw_and_outcomes))
     carry = (state, sums, jnp.float32(0), jnp.int32(NO_FAILURE))
     state, sums, largest_weight, first_failure = jax.lax.fori_loop(0, steps, body, carry)
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state.meta_params)]
-    p = learner.sampler.probabilities(state.queue, state.step)
-    sound = jnp.stack([*finite, is_distribution(p)])  # what the last update did
-    first_failure = jnp.minimum(first_failure, jnp.where(jnp.all(sound), NO_FAILURE, state.step))
+    p = learner.sampler.probabilities(learner.family.grid, state.view)
+    first_failure = jnp.minimum(first_failure, jnp.where(_is_sound(state, p), NO_FAILURE, state.step))
+    entropy = -jnp.sum(jax.scipy.special.xlogy(p, p))  # of the sampler's distribution, in nats
     metrics = {
         **{name: total / steps for name, total in sums.items()},
         "weights/max": largest_weight,
         **queue_metrics(state.queue),
-        "queue/entropy": -jnp.sum(jax.scipy.special.xlogy(p, p)),  # of the sampler's distribution, in nats
-        **{f"sampler/{name}": value for name, value in learner.sampler.metrics(state.step).items()},
+        "queue/entropy": jnp.where(learner.sampler.selects, jnp.nan, entropy),
+        **{f"sampler/{name}": value for name, value in learner.sampler.metrics(state.view).items()},
     }
     return state, Chunk(metrics, first_failure)
 
 
+def _is_sound(state: RunState, p: Float[Array, " cells"]) -> Bool[Array, ""]:
+    """Whether the last update has left finite parameters and a distribution over cells."""
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state.meta_params)]
+    return jnp.all(jnp.stack([*finite, is_distribution(p)]))
+
+
 def _step_metrics(draw: Draw, outcomes: Outcome) -> dict[str, Float[Array, ""]]:
-    """What is summed over the steps of a chunk."""
+    """Figures that are summed over the steps of a chunk."""
     return {
         "train/loss": jnp.mean(outcomes.loss),
         "train/loss_std": jnp.std(outcomes.loss),

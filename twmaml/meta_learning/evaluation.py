@@ -1,23 +1,23 @@
-"""Evaluation: fixed tasks spanning the parameter space, and their losses after 0 ... n inner steps."""
+"""Evaluation: fixed tasks spanning the parameter space, and every metric after 0 ... n inner steps."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, PyTree
 
-from twmaml.adaptation.base import adaptation_path
+from twmaml.adaptation.base import adaptation_path, bind
 from twmaml.meta_learning.learner import MetaLearner
 from twmaml.space.grid import ParameterGrid
-from twmaml.tasks.regression import Examples, Regression
-from twmaml.types import MetaParams
+from twmaml.types import Fast, MetaParams, Metric
 
 _TASKS_AT_ONCE = 225  # so that what is adapted stays in the cache, whatever the number of tasks
 
 
 # Training splits the key of its seed in two; folding in another number first leaves that family of keys.
-_EVALUATION, _EXAMPLES = 0x6576616C, 0x65786D70
+_EVALUATION, _PICTURES = 0x6576616C, 0x65786D70
 
 
 class EvaluationTasks(NamedTuple):
@@ -25,32 +25,22 @@ class EvaluationTasks(NamedTuple):
 
     tasks: Float[Array, "tasks axes"]
     keys: Key[Array, " tasks"]
-    cells: Int[Array, " tasks"]
-    """The cell of the queue that holds each task."""
-
-
-class Example(NamedTuple):
-    """A task of a regression before and after adapting, to look at."""
-
-    task: Float[Array, " axes"]
-    support: Examples
-    x: Float[Array, " points"]
-    target: Float[Array, " points"]
-    predictions: Float[Array, "steps points"]
-    """The network's outputs after 0, 1, ... inner steps."""
+    cells: Int[Array, " tasks"] | None
+    """The cell of the queue that holds each task; None where the queue has another grid."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What evaluation does.
+    """A split: the tasks that runs are judged on.
 
     Args:
-        learner: says what a task is and how to adapt to it.
-        grid: one evaluation task sits at the centre of each of its cells.
+        learner: says what a task is and how to adapt to it; its family is the split's.
+        grid: the evaluation tasks sit at the centres of its cells.
         steps: inner steps.
         draws: independent draws of support and query data for each cell.
         queries: query points of a draw.
         seed: of the data; evaluation shares no key with training, whatever the two seeds are.
+        queue_grid: the training family's; None if it is another one than the split's.
     """
 
     learner: MetaLearner
@@ -59,57 +49,70 @@ class Evaluation:
     draws: int
     queries: int
     seed: int = 0
+    queue_grid: ParameterGrid | None = None
+
+    @property
+    def metrics(self) -> Sequence[Metric]:
+        """The family's score and its metrics."""
+        return [self.learner.family.score, *self.learner.family.metrics]
 
     def tasks(self) -> EvaluationTasks:
         """`draws` times every centre of the grid."""
         key = jax.random.fold_in(jax.random.key(self.seed), _EVALUATION)
         tasks = jnp.repeat(self.grid.centres(), self.draws, axis=0)
-        return EvaluationTasks(tasks, jax.random.split(key, tasks.shape[0]), self.learner.family.grid.locate(tasks))
+        cells = None if self.queue_grid is None else self.queue_grid.locate(tasks)
+        return EvaluationTasks(tasks, jax.random.split(key, tasks.shape[0]), cells)
 
-    def losses(self, meta_params: MetaParams, fixed: EvaluationTasks) -> Float[Array, "tasks steps"]:
-        """Query loss of every task after 0, 1, ... `steps` inner steps."""
+    def results(
+        self, meta_params: MetaParams, fixed: EvaluationTasks, data: PyTree[Array] = ()
+    ) -> dict[str, Float[Array, "tasks steps"]]:
+        """Every task's score (`loss`) and metrics by key, on query data after 0, 1, ... `steps` inner steps."""
+        learner = self.learner
 
-        def losses_of_one(task_and_key: tuple[Array, Array]) -> Array:
+        def results_of_one(task_and_key: tuple[Array, Array]) -> dict[str, Array]:
             task, key = task_and_key
             support_key, adapt_key, query_key = jax.random.split(key, 3)
-            learner = self.learner
+            episode = learner.family.episode(jax.random.fold_in(key, 0), task, data)
+            loss_of = learner.loss_of(episode, learner.collect_support(support_key, episode))
+            judge = learner.judge(meta_params, query_key, episode, self.queries)
+
+            def observe(fast: Fast) -> dict[str, Array]:
+                outcome = judge(fast)
+                return {"loss": outcome.score, **{m.key: outcome.metrics[m.key] for m in learner.family.metrics}}
+
             return adaptation_path(
-                learner.adaptation,
-                meta_params,
-                learner.model,
-                learner.support_loss(support_key, task),
-                adapt_key,
-                self.steps,
-                observe=lambda params: learner.query_outcome(params, query_key, task, self.queries).score,
+                learner.adaptation, learner.model, meta_params, loss_of, adapt_key, self.steps, observe
             )
 
-        return jax.lax.map(losses_of_one, (fixed.tasks, fixed.keys), batch_size=_TASKS_AT_ONCE)
+        return jax.lax.map(results_of_one, (fixed.tasks, fixed.keys), batch_size=_TASKS_AT_ONCE)
 
-    def examples(self, meta_params: MetaParams) -> Example | None:
-        """Three tasks to look at, along the first axis of every array; None if the family is no regression.
+    def pictures(self, meta_params: MetaParams, data: PyTree[Array] = ()) -> dict[str, Array]:
+        """The family's pictures of three tasks, along the first axis of every array; empty if it has none.
 
         The first parameter is low, in the middle and high (10, 50 and 90 % of its range), the others are in
         the middle. Their data is neither training's nor evaluation's.
         """
-        learner, family = self.learner, self.learner.family
-        if not isinstance(family, Regression):
-            return None
-        low, high = (jnp.array([getattr(a, end) * a.scale for a in self.grid.axes.values()]) for end in ("low", "high"))
-        fractions = jnp.full((3, low.size), 0.5).at[:, 0].set(jnp.array([0.1, 0.5, 0.9]))
-        key = jax.random.fold_in(jax.random.key(self.seed), _EXAMPLES)
-        x = jnp.linspace(family.x_low, family.x_high, 200)
+        learner = self.learner
+        key = jax.random.fold_in(jax.random.key(self.seed), _PICTURES)
+        first, *others = self.grid.axes.values()
+        columns = [first.value(jnp.array([0.1, 0.5, 0.9]) * first.cells)]
+        columns += [axis.value(jnp.full(3, 0.5) * axis.cells) for axis in others]
 
-        def example(task: Array) -> Example:
-            support = family.collect(key, task, lambda inputs: inputs, learner.shots)
-            predictions = adaptation_path(
-                learner.adaptation,
-                meta_params,
-                learner.model,
-                lambda predict, _: family.outcome(predict, support).loss,
-                key,
-                self.steps,
-                observe=lambda params: learner.model.apply(params, x[:, None])[:, 0],
-            )
-            return Example(task, support, x, family.target(family.parameters(task), x), predictions)
+        def picture(task: Array) -> dict[str, Array]:
+            episode = learner.family.episode(jax.random.fold_in(key, 0), task, data)
+            support = learner.collect_support(key, episode)
+            loss_of = learner.loss_of(episode, support)
 
-        return jax.vmap(example)(low + fractions * (high - low))
+            def path(observe: Any) -> Any:
+                def of_fast(fast: Fast) -> Any:
+                    return observe(bind(learner.adaptation, learner.model, meta_params, fast))
+
+                return adaptation_path(
+                    learner.adaptation, learner.model, meta_params, loss_of, key, self.steps, of_fast
+                )
+
+            return learner.family.picture(episode, support, path)
+
+        tasks = jnp.stack(columns, axis=1)
+        pictures = jax.vmap(picture)(tasks)
+        return {"tasks": tasks, **pictures} if pictures else {}

@@ -1,21 +1,20 @@
-"""One meta-step."""
+"""The method: one meta-step."""
 
-import math
 from dataclasses import dataclass
-from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key, UInt32
+from jaxtyping import Array, Float, Key, PyTree, UInt32
 
-from twmaml.adaptation.base import Adaptation, adapt
+from twmaml.adaptation.base import Adaptation, Judge, bind
+from twmaml.meta_learning.task_share import TaskShare
 from twmaml.models.base import Model
-from twmaml.samplers.base import Draw, Sampler
+from twmaml.samplers.base import Draw, Report, Sampler, View
 from twmaml.space.priority_queue import PriorityQueue, empty_queue, record
 from twmaml.tasks.base import TaskFamily
-from twmaml.types import LossOf, MetaParams, Outcome, Params, Predict, Step
+from twmaml.types import Fast, LossOf, MetaParams, Outcome, Predict, Step
 
 
 class RunState(NamedTuple):
@@ -24,8 +23,15 @@ class RunState(NamedTuple):
     meta_params: MetaParams
     opt_state: optax.OptState
     queue: PriorityQueue
+    sampler: PyTree[Array]
+    """The sampler's own state."""
     key: Key[Array, ""]
     step: Step
+
+    @property
+    def view(self) -> View:
+        """The part that the sampler decides from."""
+        return View(self.queue, self.sampler, self.step)
 
 
 @dataclass(frozen=True)
@@ -46,79 +52,85 @@ class MetaLearner:
     def init(self, seed: int | UInt32[Array, ""]) -> RunState:
         """The state before the first meta-step; all of a run's randomness follows from the seed."""
         init_key, loop_key = jax.random.split(jax.random.key(seed))
-        meta_params = self.adaptation.init(self.model.init(init_key, self.family.example_input))
+        meta_params = self.adaptation.init(init_key, self.model, self.family.example_input)
         return RunState(
             meta_params=meta_params,
             opt_state=self.optimizer.init(meta_params),
             queue=empty_queue(self.family.grid.size),
+            sampler=self.sampler.init(self.family.grid),
             key=loop_key,
             step=jnp.int32(0),
         )
 
-    def meta_step(self, state: RunState) -> tuple[RunState, Draw, Outcome]:
-        """One update."""
-        draw_key, tasks_key = jax.random.split(jax.random.fold_in(state.key, state.step))
-        grid = self.family.grid
-        draw = self.sampler.draw(draw_key, grid, state.queue, state.step, self.meta_batch)
+    def meta_step(self, state: RunState, data: PyTree[Array] = ()) -> tuple[RunState, Draw, Outcome]:
+        """One update; the draw that is returned has the weights that counted."""
+        grid, step_key = self.family.grid, jax.random.fold_in(state.key, state.step)
+        draw_key, tasks_key = jax.random.split(step_key)
+        draw = self.sampler.draw(draw_key, grid, state.view, self.meta_batch)
 
-        batch = _MetaBatch(jax.random.split(tasks_key, self.meta_batch), draw.tasks, draw.weights)
-        gradient, outcomes = self._meta_gradient(state.meta_params, batch)
+        gradient, outcomes, weights = self._meta_gradient(state, tasks_key, draw, data)
         updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.meta_params)
         meta_params = optax.apply_updates(state.meta_params, updates)
+
         queue = record(state.queue, draw.cells, outcomes.score, state.step)
-        return RunState(meta_params, opt_state, queue, state.key, state.step + 1), draw, outcomes
+        report = Report(draw, outcomes.loss, outcomes.score, state.queue)
+        view = state.view._replace(queue=queue)
+        own = self.sampler.update(jax.random.fold_in(step_key, 0), grid, report, view)
+        state = RunState(meta_params, opt_state, queue, own, state.key, state.step + 1)
+        return state, draw._replace(weights=weights), outcomes
 
-    def _meta_gradient(self, meta_params: MetaParams, batch: "_MetaBatch") -> tuple[MetaParams, Outcome]:
-        """Gradient of the weighted mean of the losses after adapting, and the outcome of every task."""
+    def _meta_gradient(
+        self, state: RunState, key: Key[Array, ""], draw: Draw, data: PyTree[Array]
+    ) -> tuple[MetaParams, Outcome, Float[Array, " tasks"]]:
+        """Gradient of the weighted mean of the objectives, the outcome of every task, and what each counted for."""
+        share = TaskShare(self.meta_batch, self.task_devices)
 
-        def meta_loss(meta_params: MetaParams, batch: _MetaBatch) -> tuple[Array, Outcome]:
-            outcomes = jax.vmap(partial(self.adapted_outcome, meta_params))(batch.keys, batch.tasks)
-            return jnp.sum(batch.weights * outcomes.loss) / self.meta_batch, outcomes
+        def meta_loss(meta_params: MetaParams, keys: Any, tasks: Any) -> tuple[Array, tuple[Outcome, Array]]:
+            def adapt_and_judge(key: Key[Array, ""], task: Array) -> tuple[Array, Outcome]:
+                return self.adapt_and_judge(meta_params, key, task, data, state.step)
 
+            objectives, outcomes = jax.vmap(adapt_and_judge)(keys, tasks)
+            outcomes = share.gather(outcomes)
+            losses, scores = jax.lax.stop_gradient((outcomes.loss, outcomes.score))
+            weights = self.sampler.weigh(Report(draw, losses, scores, state.queue), state.view)
+            return jnp.sum(share.weights(weights) * objectives) / self.meta_batch, (outcomes, weights)
+
+        keys = jax.random.split(key, self.meta_batch)
         gradient_of = jax.grad(meta_loss, has_aux=True)
-        if self.task_devices == 1:
-            return gradient_of(meta_params, batch)
-        share = math.ceil(self.meta_batch / self.task_devices)
-        index = jax.lax.axis_index("tasks") * share + jnp.arange(share)
-        mine = jax.tree.map(lambda leaf: leaf[index % self.meta_batch], batch)
-        # What pads the last devices' shares counts for nothing.
-        mine = mine._replace(weights=jnp.where(index < self.meta_batch, mine.weights, 0))
-        gradient, outcomes = gradient_of(meta_params, mine)
-        everyones = jax.lax.all_gather(outcomes, "tasks", tiled=True)
-        return jax.lax.psum(gradient, "tasks"), jax.tree.map(lambda leaf: leaf[: self.meta_batch], everyones)
+        gradient, (outcomes, weights) = gradient_of(state.meta_params, *share.own((keys, draw.tasks)))
+        return share.total(gradient), outcomes, weights
 
-    def adapted_outcome(self, meta_params: MetaParams, key: Key[Array, ""], task: Float[Array, " axes"]) -> Outcome:
-        """Adapts to one task on support data and judges the adapted network on query data."""
+    def adapt_and_judge(
+        self, meta_params: MetaParams, key: Key[Array, ""], task: Float[Array, " axes"], data: PyTree[Array], step: Step
+    ) -> tuple[Float[Array, ""], Outcome]:
+        """Adapts to one task on support data: the objective, and how the adapted network does on query data."""
         support_key, adapt_key, query_key = jax.random.split(key, 3)
-        loss_of = self.support_loss(support_key, task)
-        params = adapt(self.adaptation, meta_params, self.model, loss_of, adapt_key, self.adaptation.steps)
-        return self.query_outcome(params, query_key, task, self.queries)
+        episode = self.family.episode(jax.random.fold_in(key, 0), task, data)
+        loss_of = self.loss_of(episode, self.collect_support(support_key, episode))
+        judge = self.judge(meta_params, query_key, episode, self.queries)
+        return self.adaptation.objective(self.model, meta_params, loss_of, judge, adapt_key, step)
 
-    def support_loss(self, key: Key[Array, ""], task: Float[Array, " axes"]) -> LossOf:
-        """The loss that a task's inner steps descend: on one support set, or collected anew at each step."""
+    def collect_support(self, key: Key[Array, ""], episode: Any) -> Any:
+        """The data to adapt on; None where it is collected anew at each step."""
         if self.family.on_policy:
+            return None
+        return self.family.collect(key, episode, "support", lambda inputs: inputs, self.shots)
 
-            def loss_on_new_data(predict: Predict, step_key: Key[Array, ""]) -> Array:
-                data = self.family.collect(step_key, task, predict, self.shots)
-                return self.family.outcome(predict, data).loss
+    def loss_of(self, episode: Any, support: Any) -> LossOf:
+        """The loss that a task's inner steps descend: on one support set, or collected anew at each step."""
 
-            return loss_on_new_data
-        support = self.family.collect(key, task, lambda inputs: inputs, self.shots)
-        return lambda predict, _: self.family.outcome(predict, support).loss
+        def loss(predict: Predict, step_key: Key[Array, ""]) -> Array:
+            on_policy = self.family.on_policy
+            collected = self.family.collect(step_key, episode, "support", predict, self.shots) if on_policy else support
+            return self.family.outcome(predict, collected).loss
 
-    def query_outcome(self, params: Params, key: Key[Array, ""], task: Float[Array, " axes"], n: int) -> Outcome:
-        """How weights do on `n` fresh examples of a task."""
-        predict = _bind(self.model, params)
-        return self.family.outcome(predict, self.family.collect(key, task, predict, n))
+        return loss
 
+    def judge(self, meta_params: MetaParams, key: Key[Array, ""], episode: Any, n: int) -> Judge:
+        """How what is adapted does on `n` fresh examples."""
 
-class _MetaBatch(NamedTuple):
-    """The tasks of a meta-step, the keys of their data, and what each one's loss counts for."""
+        def outcome(fast: Fast) -> Outcome:
+            predict = bind(self.adaptation, self.model, meta_params, fast)
+            return self.family.outcome(predict, self.family.collect(key, episode, "query", predict, n))
 
-    keys: Key[Array, " tasks"]
-    tasks: Float[Array, "tasks axes"]
-    weights: Float[Array, " tasks"]
-
-
-def _bind(model: Model, params: Params) -> Predict:
-    return partial(model.apply, params)
+        return outcome

@@ -1,10 +1,10 @@
-"""The protocol by which a network plugs in."""
+"""The protocols by which networks plug in."""
 
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Key
 
-from twmaml.types import Params
+from twmaml.types import LossOf, Params
 
 
 @runtime_checkable
@@ -17,4 +17,15 @@ class Model(Protocol):
 
     def apply(self, params: Params, inputs: Any, /) -> Any:
         """The network's outputs."""
+        ...
+
+
+@runtime_checkable
+class SupportsFactoredStep(Model, Protocol):
+    """A network that can take a step of gradient descent in a form that is faster to differentiate through."""
+
+    def factored_step(
+        self, params: Params, loss_of: LossOf, key: Key[Array, ""], learning_rate: float, first_order: bool
+    ) -> Params | None:
+        """The weights after the step, which only `apply` understands; None if the loss has another form."""
         ...

@@ -1,4 +1,4 @@
-"""The protocol of samplers: from the queue to a distribution over cells, and the draw from it."""
+"""The base class of samplers: from what is known to a distribution over cells, and the draw from it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, PyTree
 from pydantic import Field
 
 from twmaml.samplers.cells import draw_cells
@@ -25,31 +25,54 @@ class Draw(NamedTuple):
     weights: Float[Array, " tasks"]
 
 
+class Report(NamedTuple):
+    """A draw and what came of it. No gradient flows through it."""
+
+    draw: Draw
+    losses: Float[Array, " tasks"]
+    scores: Float[Array, " tasks"]
+    before: PriorityQueue
+    """The queue before this batch."""
+
+
+class View(NamedTuple):
+    """What a sampler decides from."""
+
+    queue: PriorityQueue
+    own: PyTree[Array]
+    """The sampler's own state."""
+    step: Step
+
+
 class Sampler(ABC):
-    """A distribution over cells. A new sampler is a frozen dataclass with `probabilities`, and nothing else."""
+    """A distribution over cells. A new sampler is a frozen dataclass with `probabilities`, and often nothing else."""
 
     importance: bool = False
     """Whether losses are weighted so that the gradient is that of uniform sampling in expectation."""
     interpolate: bool = False
     """Whether tasks come from the interpolated distribution instead of uniformly from the drawn cell."""
+    selects: bool = False
+    """Whether draws are chosen from more than are kept; `probabilities` is only the proposal then."""
+    remedy: str = ""
+    """What to change where the weights become too large, for the line that a failed run ends in."""
+
+    def init(self, grid: ParameterGrid) -> PyTree[Array]:
+        """The sampler's own state before the first meta-step; nothing for most."""
+        del grid
+        return ()
 
     @abstractmethod
-    def probabilities(self, queue: PriorityQueue, step: Step) -> Float[Array, " cells"]:
+    def probabilities(self, grid: ParameterGrid, view: View) -> Float[Array, " cells"]:
         """The probability of every cell; they sum to 1."""
 
-    def metrics(self, step: Step) -> Mapping[str, Array]:
-        """What the sampler wants logged, as `sampler/<name>`."""
-        del step
-        return {}
-
-    def draw(self, key: Key[Array, ""], grid: ParameterGrid, queue: PriorityQueue, step: Step, n: int) -> Draw:
+    def draw(self, key: Key[Array, ""], grid: ParameterGrid, view: View, n: int) -> Draw:
         """`n` independent tasks from the distribution.
 
         The weight of a task is the uniform density over the density it was drawn with, or 1 without
         `importance`; its mean over draws is 1.
         """
         key_cells, key_tasks = jax.random.split(key)
-        p = self.probabilities(queue, step)
+        p = self.probabilities(grid, view)
         cells = draw_cells(key_cells, p, n)
         if self.interpolate:
             tasks = grid.sample_around(key_tasks, cells)
@@ -60,3 +83,30 @@ class Sampler(ABC):
             density = p[cells]
         weights = 1 / (grid.size * density) if self.importance else jnp.ones(n)
         return Draw(tasks, cells, weights)
+
+    def weigh(self, report: Report, view: View) -> Float[Array, " tasks"]:
+        """What each loss of the batch counts for; the weights of the draw unless the losses are to decide.
+
+        Args:
+            report: of the whole batch.
+            view: as it was when the batch was drawn.
+        """
+        del view
+        return report.draw.weights
+
+    def update(self, key: Key[Array, ""], grid: ParameterGrid, report: Report, view: View) -> PyTree[Array]:
+        """The sampler's own state after a batch.
+
+        Args:
+            key: of this meta-step.
+            grid: of the tasks.
+            report: of the batch.
+            view: with the batch in its queue, and its step.
+        """
+        del key, grid, report
+        return view.own
+
+    def metrics(self, view: View) -> Mapping[str, Array]:
+        """Numbers that the sampler wants logged, as `sampler/<name>`."""
+        del view
+        return {}

@@ -9,10 +9,10 @@ from jaxtyping import Array, Float
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from twmaml.samplers.base import Sampler
+from twmaml.samplers.base import Sampler, View
 from twmaml.samplers.cells import fill_unknown
-from twmaml.space.priority_queue import PriorityQueue
-from twmaml.types import PositiveReal, Schedule, Step
+from twmaml.space.grid import ParameterGrid
+from twmaml.types import PositiveReal, Schedule
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True))
@@ -46,18 +46,18 @@ class EpsilonGreedy(Sampler):
         """ε as a function of the meta-step."""
         return self.epsilon if callable(self.epsilon) else lambda step: jnp.float32(self.epsilon)
 
-    def probabilities(self, queue: PriorityQueue, step: Step) -> Float[Array, " cells"]:
+    def probabilities(self, grid: ParameterGrid, view: View) -> Float[Array, " cells"]:
         """ε-greedy over the losses; during the burn-in uniform over the unvisited cells."""
-        cells = queue.losses.size
+        queue = view.queue
         priority = fill_unknown(queue.losses, self.initial)
         largest = priority == jnp.max(priority)
-        epsilon = self.schedule(step)
-        p = epsilon / cells + (1 - epsilon) * largest / jnp.sum(largest)
+        epsilon = self.schedule(view.step)
+        p = epsilon / grid.size + (1 - epsilon) * largest / jnp.sum(largest)
         if self.burn_in:
             unvisited = queue.visits == 0
             p = jnp.where(jnp.any(unvisited), unvisited / jnp.maximum(jnp.sum(unvisited), 1), p)
         return p
 
-    def metrics(self, step: Step) -> Mapping[str, Array]:
+    def metrics(self, view: View) -> Mapping[str, Array]:
         """ε."""
-        return {"epsilon": jnp.asarray(self.schedule(step), jnp.float32)}
+        return {"epsilon": jnp.asarray(self.schedule(view.step), jnp.float32)}

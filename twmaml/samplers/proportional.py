@@ -7,10 +7,10 @@ from jaxtyping import Array, Float
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from twmaml.samplers.base import Fraction, Sampler
+from twmaml.samplers.base import Fraction, Sampler, View
 from twmaml.samplers.cells import fill_unknown
-from twmaml.space.priority_queue import PriorityQueue
-from twmaml.types import PositiveReal, Step
+from twmaml.space.grid import ParameterGrid
+from twmaml.types import PositiveReal
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
@@ -32,10 +32,10 @@ class Proportional(Sampler):
     interpolate: bool = False
     initial: PositiveReal | None = None
 
-    def probabilities(self, queue: PriorityQueue, step: Step) -> Float[Array, " cells"]:
+    def probabilities(self, grid: ParameterGrid, view: View) -> Float[Array, " cells"]:
         """Proportional to the signal, over a uniform floor; uniform where all priorities are zero."""
-        del step
-        priority = fill_unknown(getattr(queue, self.signal), self.initial)
+        del grid
+        priority = fill_unknown(getattr(view.queue, self.signal), self.initial)
         cells, total = priority.size, jnp.sum(priority)
         share = jnp.where(total > 0, priority / total, 1 / cells)
         return (1 - self.uniform_fraction) * share + self.uniform_fraction / cells

@@ -212,7 +212,9 @@ class Segments:
     def _arrays(self) -> tuple[Array, ...]:
         low, high, cells = (np.array(column, np.float32) for column in zip(*self.intervals, strict=True))
         start = np.concatenate([[0], np.cumsum(cells)[:-1]]).astype(np.float32)
-        return tuple(jnp.asarray(each) for each in (low * np.float32(self.scale), high * np.float32(self.scale), cells, start))
+        return tuple(
+            jnp.asarray(each) for each in (low * np.float32(self.scale), high * np.float32(self.scale), cells, start)
+        )
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -62,6 +62,7 @@ class TaskFamily(ABC):
 
     def draw_picture(self, axes: Any, picture: Mapping[str, np.ndarray]) -> None:
         """Draws one task's picture into Matplotlib's axes."""
+        del axes, picture
 
     def support_of(self, x: Any, y: Any) -> Any:
         """A user's own examples in the form of `collect`, to adapt to."""

@@ -37,6 +37,6 @@ def over_runs(program: Callable[[Any, Any], Any], sharding: NamedSharding) -> An
 def shard_runs(runs: int, task_devices: int = 1) -> NamedSharding:
     """Spreads the axis of runs over the devices, `task_devices` of them for a run, over no more than there are runs."""
     devices = jax.devices()
-    whole_file = max(1, min(runs, len(devices) // task_devices))
-    mesh = np.array(devices[: whole_file * task_devices]).reshape(whole_file, task_devices)
+    at_once = max(1, min(runs, len(devices) // task_devices))
+    mesh = np.array(devices[: at_once * task_devices]).reshape(at_once, task_devices)
     return NamedSharding(jax.sharding.Mesh(mesh, ("runs", "tasks")), PartitionSpec("runs"))

@@ -170,7 +170,7 @@ def _programs(starts: Sequence[_Start], background: Executor) -> Programs:
     """What these runs are trained with, whose jobs differ only in the sampler."""
     job = starts[0].job
     samplers = [start.job.learner.sampler for start in starts]
-    return Programs(job.learner, job.evaluation, [start.seed for start in starts], samplers, background)
+    return Programs(job.learner, job.evaluations, job.data, [start.seed for start in starts], samplers, background)
 
 
 def _open(start: _Start, plan: Plan, columns: Sequence[str], wandb_run: WandbRun) -> Run:

@@ -10,7 +10,6 @@ from importlib.metadata import version
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from twmaml.errors import explain
@@ -34,9 +33,7 @@ _CORRELATION = "queue/visit_loss_correlation"
 
 def metric_names(programs: Programs, evaluation: Evaluation, sampler: Sampler) -> list[str]:
     """The columns of the metrics.csv of a run."""
-    # Programs that several samplers share report what any of them wants logged.
-    own = {f"sampler/{name}" for name in jax.eval_shape(sampler.metrics, jnp.int32(0))}
-    of_chunk = [name for name in programs.metric_names if not name.startswith("sampler/") or name in own]
+    of_chunk = programs.metric_names(sampler)
     nothing = np.zeros((evaluation.grid.size * evaluation.draws, evaluation.steps + 1))
     return [*of_chunk, _CORRELATION, *summarize(nothing, evaluation.draws)]
 

@@ -9,17 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from twmaml.meta_learning.chunk import Chunk, train_chunk
-from twmaml.meta_learning.evaluation import Evaluation, EvaluationTasks, Example
+from twmaml.meta_learning.evaluation import Evaluation, EvaluationTasks
 from twmaml.meta_learning.learner import MetaLearner, RunState
-from twmaml.samplers.base import Sampler
-from twmaml.space.priority_queue import PriorityQueue
+from twmaml.samplers.base import Sampler, View
+from twmaml.space.priority_queue import PriorityQueue, empty_queue
 from twmaml.storage.checkpoint import pack, unpack
 from twmaml.training.devices import over_runs, shard_runs
 from twmaml.training.one_of import OneOf
-from twmaml.types import MetaParams, Step
+from twmaml.types import MetaParams
 
 # Levels of optimisation below the default 3: the programs are as fast, and compiled in three quarters of the time.
 # That was measured on CPUs; other platforms keep their default.
@@ -31,15 +31,16 @@ class DoesNotFitError(MemoryError):
 
 
 class Programs:
-    """What trains several runs at once and judges them. It is compiled before, so nothing compiles again later.
+    """Programs that train several runs at once and judge them. Compiled before, so nothing compiles again later.
 
     Construction traces the programs, which keeps this thread busy, and leaves their compilation to others: there is
     time for something else until `wait_until_compiled`. Where the devices do not divide the runs, the last run is
     repeated: the states have more rows than there are runs.
 
     Args:
-        learner: what is trained, but for its sampler.
-        evaluation: what it is judged by.
+        learner: trains, but for its sampler.
+        evaluations: judge the runs, by the name of the split; `eval` is shown in figures.
+        data: arrays of the families by the name of the split; those of training under `train`.
         seeds: one run each.
         samplers: of each run; one that several have should be the same object.
         background: threads, which compile.
@@ -48,39 +49,62 @@ class Programs:
     def __init__(
         self,
         learner: MetaLearner,
-        evaluation: Evaluation,
+        evaluations: Mapping[str, Evaluation],
+        data: Mapping[str, PyTree[Array]],
         seeds: Sequence[int],
         samplers: Sequence[Sampler],
         background: Executor,
     ) -> None:
-        self._learner, self._evaluation, self._background = learner, evaluation, background
+        self._learner, self._evaluations, self._background = learner, evaluations, background
         self._sharding = shard_runs(len(seeds), learner.task_devices)
         self._runs = len(seeds)
         self._rows = [*range(len(seeds)), *[len(seeds) - 1] * (-len(seeds) % self._sharding.mesh.shape["runs"])]
         self._samplers = list({id(sampler): sampler for sampler in samplers}.values())
         place = {id(sampler): index for index, sampler in enumerate(self._samplers)}
-        self._indices = self._put(np.array([place[id(sampler)] for sampler in samplers], np.int32)[self._rows])
+        self._members = [place[id(sampler)] for sampler in samplers]
+        self._indices = self._put(np.array(self._members, np.int32)[self._rows])
         self._seeds = np.array(seeds, np.uint32)[self._rows]
-
-        def train_one(part: tuple[Int[Array, ""], RunState], steps: Step) -> tuple[RunState, Chunk]:
-            index, state = part
-            return train_chunk(replace(learner, sampler=OneOf(self._samplers, index)), state, steps)
-
         everywhere = NamedSharding(self._sharding.mesh, PartitionSpec())
-        init = over_runs(lambda seed, _: learner.init(seed), self._sharding).lower(self._seeds, None)
-        training = over_runs(train_one, self._sharding).lower((self._indices, init.out_info), jnp.int32(0))
+        on_devices = {id(arrays): jax.device_put(arrays, everywhere) for arrays in data.values()}
+        self._data = {name: on_devices[id(arrays)] for name, arrays in data.items()}
+
+        def train_one(part: tuple[Int[Array, ""], RunState], shared: Any) -> tuple[RunState, Chunk]:
+            index, state = part
+            return train_chunk(self._with_sampler(index), state, *shared)
+
+        init = over_runs(lambda seed, _: self._with_sampler(jnp.int32(0)).init(seed), self._sharding)
+        init = init.lower(self._seeds, None)
+        training = over_runs(train_one, self._sharding)
+        training = training.lower((self._indices, init.out_info), (jnp.int32(0), self._data["train"]))
         compiling: Future[Any] = background.submit(_compile, training, _TRAINING)
-        fix = jax.jit(evaluation.tasks, out_shardings=everywhere).lower()
-        evaluate = over_runs(evaluation.losses, self._sharding).lower(init.out_info.meta_params, fix.out_info)
+        fix = jax.jit(lambda: {name: e.tasks() for name, e in evaluations.items()}, out_shardings=everywhere).lower()
+        evaluate = {
+            name: over_runs(lambda meta_params, shared, e=e: e.results(meta_params, *shared), self._sharding).lower(
+                init.out_info.meta_params, (fix.out_info[name], self._data[name])
+            )
+            for name, e in evaluations.items()
+        }
         others: Future[Any] = background.submit(
-            lambda: [_compile(program, _QUICKLY) for program in (evaluate, init, fix)]
+            lambda: (
+                {name: _compile(program, _QUICKLY) for name, program in evaluate.items()},
+                *(_compile(program, _QUICKLY) for program in (init, fix)),
+            )
         )
         self._compiling = (compiling, others)
         self._states = init.out_info
-        self.metric_names: list[str] = [*training.out_info[1].metrics]
-        """Of a chunk, those of all samplers together."""
-        self.tasks: EvaluationTasks
-        """What the runs are judged on."""
+        self._metric_names = [*training.out_info[1].metrics]
+        self.tasks: Mapping[str, EvaluationTasks]
+        """The tasks of each split."""
+
+    def _with_sampler(self, index: Int[Array, ""]) -> MetaLearner:
+        return replace(self._learner, sampler=OneOf(self._samplers, index))
+
+    def metric_names(self, sampler: Sampler) -> list[str]:
+        """Metrics of a chunk of a run: those of its own sampler, of which a chunk has all samplers' together."""
+        grid = self._learner.family.grid
+        view = jax.eval_shape(lambda: View(empty_queue(grid.size), sampler.init(grid), jnp.int32(0)))
+        own = {f"sampler/{name}" for name in jax.eval_shape(sampler.metrics, view)}
+        return [name for name in self._metric_names if not name.startswith("sampler/") or name in own]
 
     def wait_until_compiled(self, memory: float) -> None:
         """Makes the programs ready.
@@ -94,7 +118,7 @@ class Programs:
         training, others = self._compiling
         self._train = training.result()
         self._evaluate, self._init, fix = others.result()
-        needed = max(_bytes_taken(program, self._sharding) for program in (self._train, self._evaluate))
+        needed = max(_bytes_taken(program, self._sharding) for program in (self._train, *self._evaluate.values()))
         if needed > memory and self._runs > 1:
             raise DoesNotFitError(f"{self._runs} runs need {needed / 2**30:.2g} GiB of {memory / 2**30:.2g}")
         self.tasks = fix()
@@ -104,42 +128,64 @@ class Programs:
         """The states of the runs before their first meta-step."""
         return self._init(self._put(self._seeds), None)
 
+    def save(self, states: RunState) -> list[dict[str, Any]]:
+        """The leaves of every run's state by name, of the samplers' states only the run's own."""
+        shared = {name: np.asarray(leaf) for name, leaf in pack(states._replace(sampler=())).items()}
+        samplers = jax.tree.map(np.asarray, states.sampler)
+        saved = []
+        for row, member in enumerate(self._members):
+            own = pack({"sampler": jax.tree.map(lambda leaf, row=row: leaf[row], samplers[member])})
+            saved.append({name: np.asarray(leaf[row]) for name, leaf in shared.items()} | own)
+        return saved
+
     def restore(self, saved: Sequence[Mapping[str, np.ndarray]]) -> RunState:
-        """The states of runs whose leaves were saved by name (`pack`).
+        """The states of runs that were saved.
 
         Raises:
             CheckpointError: if they are not of these programs.
         """
-        names = [name for name in jax.eval_shape(pack, self._states) if all(name in each for each in saved)]
+        template = self._states._replace(sampler=())
+        names = [name for name in jax.eval_shape(pack, template) if all(name in each for each in saved)]
         stacked = {name: np.stack([saved[row][name] for row in self._rows]) for name in names}
-        return self._put(unpack(self._states, stacked))
+        fresh = [sampler.init(self._learner.family.grid) for sampler in self._samplers]
+        rows = []
+        for row in self._rows:
+            member = self._members[row]
+            own = unpack({"sampler": jax.eval_shape(lambda own: own, fresh[member])}, saved[row])["sampler"]
+            rows.append((*fresh[:member], own, *fresh[member + 1 :]))
+        sampler = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
+        return self._put(unpack(template, stacked)._replace(sampler=sampler))
 
     def advance(self, states: RunState, steps: int) -> tuple[RunState, Chunk]:
-        """What comes of so many meta-steps: the states on the devices, the rest on the host."""
-        states, chunk = self._train((self._indices, states), jnp.int32(steps))
+        """So many meta-steps: the states on the devices, the chunk on the host."""
+        states, chunk = self._train((self._indices, states), (jnp.int32(steps), self._data["train"]))
         return states, jax.device_get(chunk)
 
-    def evaluate(self, states: RunState) -> Float[np.ndarray, "runs tasks steps"]:
-        """Losses on the fixed tasks after 0, 1, ... inner steps."""
-        return np.asarray(self._evaluate(states.meta_params, self.tasks))
+    def evaluate(self, states: RunState) -> dict[str, dict[str, Float[np.ndarray, "runs tasks steps"]]]:
+        """Every metric of every split on the fixed tasks after 0, 1, ... inner steps."""
+        results = {
+            name: program(states.meta_params, (self.tasks[name], self._data[name]))
+            for name, program in self._evaluate.items()
+        }
+        return jax.tree.map(np.asarray, results)
 
     def illustrate(
         self, states: RunState, row: int
-    ) -> tuple[PriorityQueue, Float[np.ndarray, " cells"], Example | None]:
-        """What figures show of one run besides its losses: its queue, its distribution over cells and examples."""
-        shown = (self._indices, states.meta_params, states.queue, states.step)
-        index, meta_params, queue, step = jax.tree.map(lambda leaf: np.asarray(leaf)[row], shown)
-        return queue, *jax.device_get(self._illustrate.result()(index, meta_params, queue, step))
+    ) -> tuple[PriorityQueue, Float[np.ndarray, " cells"], dict[str, np.ndarray]]:
+        """One run as figures show it besides its metrics: its queue, its distribution over cells and pictures."""
+        shown = (self._indices, states.meta_params, states.view)
+        index, meta_params, view = jax.tree.map(lambda leaf: np.asarray(leaf)[row], shown)
+        drawn = self._illustrate.result()(index, meta_params, view, self._data["eval"])
+        return view.queue, *jax.device_get(drawn)
 
     def _compile_illustrate(self) -> Any:
-        def illustrate(
-            index: Int[Array, ""], meta_params: MetaParams, queue: PriorityQueue, step: Step
-        ) -> tuple[Array, Example | None]:
-            return OneOf(self._samplers, index).probabilities(queue, step), self._evaluation.examples(meta_params)
+        def illustrate(index: Int[Array, ""], meta_params: MetaParams, view: View, data: Any) -> Any:
+            p = OneOf(self._samplers, index).probabilities(self._learner.family.grid, view)
+            return p, self._evaluations["eval"].pictures(meta_params, data)
 
-        state = jax.eval_shape(lambda: self._learner.init(0))
-        program = jax.jit(illustrate).lower(jnp.int32(0), state.meta_params, state.queue, state.step)
-        return _compile(program, _QUICKLY)
+        state = jax.eval_shape(lambda: self._with_sampler(jnp.int32(0)).init(0))
+        arguments = (jnp.int32(0), state.meta_params, state.view, self._data["eval"])
+        return _compile(jax.jit(illustrate).lower(*arguments), _QUICKLY)
 
     def _put(self, rows: Any) -> Any:
         return jax.device_put(rows, self._sharding)
