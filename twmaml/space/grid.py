@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from twmaml.space.axis import Interval
+from twmaml.space.axis import Axis
 
 
 class ParameterGrid:
