@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,6 +19,7 @@ DIVERGED_FACTOR = 10.0
 a task that is merely adapted badly stays in the tail where it belongs."""
 
 
+@runtime_checkable
 class Directed(Protocol):
     """A number of which more may be better."""
 
@@ -109,6 +110,11 @@ def column_of(statistic: Statistic, metric: Metric | None = None) -> str:
     return metric.key if statistic is MEAN else f"{metric.key}_{statistic.column}"
 
 
+def label_of(metric: Metric) -> str:
+    """The label of a metric with its unit."""
+    return f"{metric.label} [{metric.unit}]" if metric.unit else metric.label
+
+
 def key_of(metric: Metric, metrics: Sequence[Metric]) -> str:
     """The name of a metric's values: the score is the first of the metrics, whatever its own key is."""
     return SCORE if metric == metrics[0] else metric.key
@@ -140,36 +146,44 @@ def summarize(
     figures = {}
     for suffix, k in [("", last), *((f"_step_{k}", k) for k in reported_steps(last))]:
         for metric in metrics:
-            of_step = values[key_of(metric, metrics)][:, k]
             own = None if metric == metrics[0] else metric
-            for statistic in LOGGED:
-                found = statistic_of(statistic, of_step, metric, diverged[:, k], draws, ordered=True)
-                figures[f"{split}/{column_of(statistic, own)}{suffix}"] = found
+            of_step = values[key_of(metric, metrics)][:, k]
+            found = statistics_of(LOGGED, of_step, metric, diverged[:, k], draws, ordered=True)
+            figures |= {f"{split}/{column_of(each, own)}{suffix}": found[each.key] for each in LOGGED}
             if own is None:
                 figures[f"{split}/diverged{suffix}"] = float(diverged[:, k].sum())
     return figures
 
 
-def statistic_of(
-    statistic: Statistic, values: np.ndarray, metric: Metric, diverged: np.ndarray, draws: int, ordered: bool = False
-) -> float:
-    """A statistic of the tasks that have not diverged; NaN where there are none.
+def statistics_of(
+    statistics: Sequence[Statistic],
+    values: np.ndarray,
+    metric: Metric,
+    diverged: np.ndarray,
+    draws: int,
+    ordered: bool = False,
+) -> dict[str, float]:
+    """Statistics by key, of the tasks that have not diverged; NaN where there are none.
 
     Args:
-        statistic: which.
-        values: of every task.
+        statistics: which.
+        values: of every task after one inner step.
         metric: what the values are.
         diverged: marks tasks.
         draws: tasks of a cell, which come after one another.
         ordered: adds up from the worst to the best, so that the order of the cells changes no digit.
     """
     costs = as_cost(values, metric)
-    kept = costs[~diverged] if statistic.of_tasks else cell_means(costs, diverged, draws)
-    kept = kept[~np.isnan(kept)]
-    if not kept.size:
-        return math.nan
-    found = float(statistic.function(np.sort(kept)[::-1] if ordered else kept))
-    return found if statistic.spread else as_cost(found, metric)
+    cells, tasks = (part[~np.isnan(part)] for part in (cell_means(costs, diverged, draws), costs[~diverged]))
+    if ordered:
+        cells = np.sort(cells)[::-1]
+
+    def value(statistic: Statistic) -> float:
+        of = tasks if statistic.of_tasks else cells
+        found = float(statistic.function(of)) if of.size else math.nan
+        return found if statistic.spread else as_cost(found, metric)
+
+    return {statistic.key: value(statistic) for statistic in statistics}
 
 
 def diverged_tasks(losses: np.ndarray) -> np.ndarray:
