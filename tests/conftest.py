@@ -21,7 +21,13 @@ from twmaml.samplers.proportional import Proportional
 from twmaml.samplers.uniform import Uniform
 from twmaml.space.axis import Interval
 from twmaml.space.grid import ParameterGrid
+from twmaml.statistics import summarize
+from twmaml.storage import evaluation_file, pictures_file, summary
+from twmaml.storage.evaluation_file import EvaluationRecord
+from twmaml.storage.metrics_file import MetricsFile
+from twmaml.storage.summary import Summary
 from twmaml.tasks.sinusoid import Sinusoid
+from twmaml.types import Metric
 
 jax.config.update("jax_num_cpu_devices", 2)  # so that tests of several runs are also tests of several devices
 # Programs that run for milliseconds need not be fast. (Those of the command line are compiled as users have them.)
@@ -184,6 +190,10 @@ def _leveldb_records(content):
             parts = []
 
 
+SCORE = Metric("loss", "mean squared error")
+GRID = ParameterGrid({"amplitude": Interval(0.0, 4.0, 4), "phase": Interval(0.0, 180.0, 3, "deg")})
+
+
 def write_run(
     folder,
     losses=None,
@@ -194,45 +204,68 @@ def write_run(
     job=None,
     sampler_config=None,
     task_config=None,
+    grid=GRID,
+    further=(),
+    pictures=None,
     **changes,
 ):
-    """The files of a finished run, without training: losses [evaluations, tasks, inner steps + 1] on a 4 x 3 grid."""
-    losses = np.full((3, 12, 6), 1.0 + seed) if losses is None else losses
+    """The files of a finished run, without training.
+
+    Args:
+        folder: of the run.
+        losses: [evaluations, tasks, inner steps + 1], of 12 cells.
+        seed: of the run.
+        sampler: choice of the group.
+        task: choice of the group.
+        job: folder of the job, if that is another one.
+        sampler_config: configuration of the sampler.
+        task_config: configuration of the task.
+        grid: of the evaluation.
+        further: metrics besides the score, each with its values in the form of the losses.
+        pictures: of three tasks.
+        changes: to other keys of the configuration.
+    """
+    losses = np.full((3, grid.size, 6), 1.0 + seed) if losses is None else losses
     evaluations, tasks, _ = losses.shape
+    draws = tasks // grid.size
     config = {
         "seed": seed,
         "meta_batch": 25,
         "shots": 10,
-        "uniform_fraction": 0.1,
-        "evaluation": {"seed": 0, "draws": tasks // 12, "queries": 100},
+        "sampling": {"uniform_fraction": 0.1},
+        "evaluation": {"seed": 0, "draws": draws, "queries": 100},
         "adaptation": {"steps": 1},
         "sampler": sampler_config or {"signal": "losses"},
         "task": task_config or {},
     }
     config |= changes
-    (folder / "evaluation").mkdir(parents=True)
     hydra = (job or folder) / ".hydra"
     hydra.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     OmegaConf.save(config, hydra / "config.yaml")
     OmegaConf.save({"hydra": {"runtime": {"choices": {"sampler": sampler, "task": task}}}}, hydra / "hydra.yaml")
+    metrics = [SCORE, *(metric for metric, _ in further)]
+    scales = np.array([axis.scale for axis in grid.axes.values()])
     steps = [10 * i for i in range(evaluations)]
-    columns = ["queue/entropy", "weights/effective_sample_size", "weights/max", "queue/coverage", "eval/loss_step_0"]
-    rows = [",".join(["step", *columns])] + [",".join([str(step), *["1.5"] * len(columns)]) for step in steps]
-    (folder / "metrics.csv").write_text("\n".join(rows) + "\n")
-    centres = [(a, p) for a in (0.5, 1.5, 2.5, 3.5) for p in (30.0, 90.0, 150.0)]
-    for step, of_step in zip(steps, losses, strict=True):
-        np.savez(
-            folder / "evaluation" / f"{step}.npz",
-            losses=of_step,
-            tasks=np.repeat(centres, tasks // 12, axis=0),
-            names=["amplitude", "phase"],
-            units=["", "deg"],
-            shape=[4, 3],
-            low=[0.0, 0.0],
-            high=[4.0, 180.0],
-            queue_losses=of_step[:, 1],
+    rows = []
+    for i, step in enumerate(steps):
+        values = {"loss": losses[i], **{metric.key: of_metric[i] for metric, of_metric in further}}
+        record = EvaluationRecord(
+            grid=grid,
+            metrics=metrics,
+            values=values,
+            tasks=np.repeat(np.asarray(grid.centres()) / scales, draws, axis=0),
+            queue_losses=losses[i, :, 1],
             visits=np.arange(tasks) + 1,
         )
-    summary = {"status": "finished", "seed": seed, "step": steps[-1]}
-    summary |= {"meta_steps_per_second": 100.0, "runs_at_once": 1, "device": "cpu"}
-    (folder / "summary.json").write_text(json.dumps(summary))
+        evaluation_file.write(evaluation_file.path_of(folder, step), record)
+        health = ("queue/entropy", "weights/effective_sample_size", "weights/max", "queue/coverage")
+        rows.append(dict.fromkeys(health, 1.5) | summarize(values, metrics, draws))
+    file = MetricsFile(folder / "metrics.csv", rows[0])
+    for step, row in zip(steps, rows, strict=True):
+        file.write(step, row)
+    file.close()
+    if pictures is not None:
+        pictures_file.write(folder, pictures)
+    ended = Summary("finished", seed, steps[-1], 1.0, 1, 100.0, rows[-1], "cpu")
+    summary.write(folder, ended)

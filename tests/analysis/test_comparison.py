@@ -11,17 +11,20 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import write_run
-from twmaml.analysis.comparison import METRICS, TAILS, Comparison, run_statistics
+from tests.conftest import SCORE, write_run
+from twmaml.analysis.budgets import at_budget, units_of
+from twmaml.analysis.comparison import Comparison
 from twmaml.analysis.finished_runs import group_runs, read_runs
+from twmaml.analysis.measures import TAILS, measures_of, run_statistics
 from twmaml.analysis.resampling import (
     adjust_holm,
     difference,
     estimate,
-    interquartile_mean,
     probability_of_improvement,
-    rank_correlation,
 )
+from twmaml.statistics import interquartile_mean, rank_correlation
+
+MEASURES = measures_of([SCORE])
 
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=8)
 
@@ -51,7 +54,7 @@ def losses():
 
 def test_statistics_follow_their_definitions():
     losses = rng().gamma(2.0, 1.0, (24, 6))
-    found = run_statistics(losses, draws=2)
+    found = run_statistics({"loss": losses}, [SCORE], draws=2)
     for k in range(6):
         cells = sorted(((losses[2 * i, k] + losses[2 * i + 1, k]) / 2 for i in range(12)), reverse=True)
         assert found["mean"][k] == pytest.approx(sum(cells) / 12)
@@ -70,7 +73,7 @@ def test_statistics_follow_their_definitions():
 def test_diverged_tasks_are_counted_and_left_out():
     losses = np.ones((10, 3))
     losses[3, 1:], losses[7, 2] = 1000.0, np.nan
-    found = run_statistics(losses, draws=1)
+    found = run_statistics({"loss": losses}, [SCORE], draws=1)
     assert list(found["diverged"]) == [0, 10, 20]
     assert list(found["mean"]) == list(found["worst_task"]) == [1, 1, 1]
 
@@ -135,10 +138,10 @@ def test_a_run_without_a_value_has_no_difference_and_is_the_worst_of_all():
     np.testing.assert_allclose(better + worse, 1)
     wins = (np.delete(ours[:, 1], 3)[:, None] < theirs[:, 1]).sum()
     assert better[1] == wins / 25
-    for metric in (METRICS["mean_median"], METRICS["mean_iqm"]):
+    for measure in (MEASURES["mean_median"], MEASURES["mean_iqm"]):
         huge = np.where(np.isnan(ours), 1e9, ours)
-        np.testing.assert_allclose(metric.aggregate(ours, axis=0), metric.aggregate(huge, axis=0))
-        assert np.isnan(metric.aggregate(np.full(5, np.nan), axis=0))
+        np.testing.assert_allclose(measure.aggregate(ours, axis=0), measure.aggregate(huge, axis=0))
+        assert np.isnan(measure.aggregate(np.full(5, np.nan), axis=0))
 
 
 def test_holm_by_hand():
@@ -207,18 +210,18 @@ def test_a_comparison_puts_every_run_in_its_place(tmp_path, losses):
         np.testing.assert_allclose(value, cells.mean(axis=(0, 2)))
         assert (low <= value).all()
         assert (value <= high).all()
-        np.testing.assert_allclose(comparison.loss_maps(arm, 1), cells[:, 1].mean(axis=0))
+        np.testing.assert_allclose(comparison.maps(arm, 1), cells[:, 1].mean(axis=0))
         worst = comparison.worst_task(arm, 5)
         assert worst is not None
         loss, task, seed = worst
         last = losses[arm.name][:, 1, :, 5]
         assert loss == last.max() == last[seed].max()
         i = last[seed].argmax() // 2
-        assert task == {"amplitude": [0.5, 1.5, 2.5, 3.5][i // 3], "phase": [30.0, 90.0, 150.0][i % 3]}
+        assert task == pytest.approx({"amplitude": [0.5, 1.5, 2.5, 3.5][i // 3], "phase": [30.0, 90.0, 150.0][i % 3]})
     means = {name: of.reshape(5, 2, 24, 6).mean(axis=2)[:, 1] for name, of in losses.items()}
     found = comparison.differences["mean", "delta"]
     np.testing.assert_allclose(found.estimate.value, (means["delta"] - means["uniform"]).mean(axis=0))
-    assert set(comparison.differences) == {(key, "delta") for key in METRICS}
+    assert set(comparison.differences) == {(key, "delta") for key in MEASURES}
 
 
 def test_holm_counts_the_samplers(tmp_path):
@@ -272,13 +275,13 @@ def test_budgets_are_spent_equally(tmp_path):
     write_run(tmp_path / "small", falling, sampler="uniform", meta_batch=10)
     write_run(tmp_path / "large", falling, sampler="delta", meta_batch=20)
     comparison = Comparison(group_runs(read_runs([tmp_path])[0]), "uniform")
-    assert comparison.at_budget("meta-steps")[0] == 20
-    budget, means = comparison.at_budget("tasks")
+    assert at_budget(comparison, "meta-steps")[0] == 20
+    budget, means = at_budget(comparison, "tasks")
     assert budget == 200
     assert means["uniform"][0, 5] == pytest.approx(1)
     assert means["delta"][0, 5] == pytest.approx(2)  # half of its meta-steps
-    assert comparison.at_budget("seconds")[0] == pytest.approx(0.2)
-    assert comparison.units == ["meta-steps", "tasks", "seconds"]
+    assert at_budget(comparison, "seconds")[0] == pytest.approx(0.2)
+    assert units_of(comparison) == ["meta-steps", "tasks", "seconds"]
 
 
 @pytest.mark.parametrize(
@@ -297,7 +300,7 @@ def test_speeds_that_were_not_measured_alike_are_no_budget(changes, harmed, tmp_
         summary = json.loads((tmp_path / name / "summary.json").read_text())
         (tmp_path / name / "summary.json").write_text(json.dumps(summary | changes))
     comparison = Comparison(group_runs(read_runs([tmp_path])[0]), "uniform")
-    assert comparison.units == ["meta-steps", "tasks"]
+    assert units_of(comparison) == ["meta-steps", "tasks"]
 
 
 def test_health_tells_how_stale_the_queue_is(tmp_path):

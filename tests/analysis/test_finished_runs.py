@@ -87,7 +87,7 @@ def change_summary(folder, **changes):
         (lambda folder: (folder / "evaluation" / "10.npz").unlink(), "10.npz is missing"),
         (fail, "failed: the loss of seed 1 is not finite"),
         (interrupt, "interrupted"),
-        (damage_json, "damaged"),
+        (damage_json, "summary.json is damaged: "),
         (cut_arrays, "20.npz is damaged: "),
         (pickle_arrays, "20.npz is damaged: Object arrays cannot be loaded"),
         (cut_metrics, "its files end before meta-step 20"),
@@ -132,7 +132,7 @@ def test_arms_are_runs_that_differ_only_in_their_seed(tmp_path):
     for number, (sampler, seed, fraction) in enumerate(
         [("delta", 1, 0.1), ("delta", 0, 0.1), ("uniform", 0, 0.1), ("delta", 0, 0.5), ("delta", 0, 0.1)]
     ):
-        changes = {"uniform_fraction": fraction, "wandb": {"group": str(number)}, "log_every": number + 1}
+        changes = {"sampling": {"uniform_fraction": fraction}, "wandb": {"group": str(number)}, "log_every": number + 1}
         signal = {"signal": "deltas", "uniform_fraction": fraction} if sampler == "delta" else {"signal": "none"}
         write_run(tmp_path / str(number), sampler=sampler, seed=seed, sampler_config=signal, **changes)
     arms = group_runs(read_runs([tmp_path])[0])
@@ -146,6 +146,6 @@ def test_arms_are_runs_that_differ_only_in_their_seed(tmp_path):
 
 
 def test_interpolations_are_resolved(tmp_path):
-    write_run(tmp_path / "0", sampler_config={"signal": "losses", "uniform_fraction": "${uniform_fraction}"})
+    write_run(tmp_path / "0", sampler_config={"signal": "losses", "uniform_fraction": "${sampling.uniform_fraction}"})
     assert OmegaConf.load(tmp_path / "0/.hydra/config.yaml")
     assert read_run(tmp_path / "0").config["sampler.uniform_fraction"] == 0.1

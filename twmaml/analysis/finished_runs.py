@@ -1,7 +1,6 @@
 """Finished runs, read back from their folders; what can't be compared is named, with the reason."""
 
 import json
-import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,15 +12,21 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from twmaml.space.axis import Interval
 from twmaml.space.grid import ParameterGrid
+from twmaml.statistics import SCORE
+from twmaml.storage import evaluation_file, pictures_file, summary
+from twmaml.storage.files import DamagedFileError
+from twmaml.storage.flat_config import flatten
 from twmaml.storage.metrics_file import read_metrics
+from twmaml.storage.pictures_file import Pictures
+from twmaml.storage.summary import Summary
+from twmaml.types import Metric
 
-# What may differ between runs of one arm: it changes no number of the result. (The last two reach a run only through
-# its sampler, where they count.)
+# What may differ between runs of one arm: it changes no number of the result. (Keys of `sampling` reach a run only
+# through its sampler, where they count.)
 _INCIDENTAL = (
-    *("seed", "wandb", "devices", "log_every", "figures_every", "checkpoint", "resume"),
-    *("uniform_fraction", "epsilon"),
+    *("seed", "wandb", "devices", "log_every", "figures", "figures_every", "checkpoint", "resume"),
+    "sampling",
 )
 
 
@@ -42,26 +47,41 @@ class Evaluations:
 
     steps: np.ndarray
     """Meta-steps, [evaluations]."""
-    losses: np.ndarray
-    """[evaluations, tasks, inner steps + 1]"""
-    queue_losses: np.ndarray
-    """What the queue held for the cell of each task, [evaluations, tasks]; NaN where it had not been visited."""
-    visits: np.ndarray
-    """How often that cell had been drawn, [evaluations, tasks]."""
+    metrics: Sequence[Metric]
+    """The score, and the family's further metrics."""
+    values: Mapping[str, np.ndarray]
+    """The score's under `loss`, the others' under their keys; each [evaluations, tasks, inner steps + 1]."""
+    queue_losses: np.ndarray | None
+    """What the queue held for the cell of each task, [evaluations, tasks]; NaN where it had not been visited. None
+    where the queue has no cells for these tasks."""
+    visits: np.ndarray | None
+    """How often that cell had been drawn, [evaluations, tasks]; None likewise."""
     tasks: np.ndarray
     """Parameters in their configured units, [tasks, axes]."""
     grid: ParameterGrid
-    """Of the evaluation, whose cells hold the same number of tasks each."""
+    """The evaluation's, whose cells hold the same number of tasks each."""
+
+    @property
+    def losses(self) -> np.ndarray:
+        """The score's values."""
+        return self.values[SCORE]
 
     @property
     def draws(self) -> int:
         """Tasks of a cell."""
         return len(self.tasks) // self.grid.size
 
+    def index(self, step: int) -> int:
+        """The place of a meta-step among the evaluations."""
+        return self.steps.tolist().index(step)
+
+    def at(self, step: int) -> dict[str, np.ndarray]:
+        """The values at a meta-step, each [tasks, inner steps + 1]."""
+        return {key: values[self.index(step)] for key, values in self.values.items()}
+
     def protocol(self) -> tuple[Any, ...]:
-        """Equal for runs that were judged on the same tasks after the same number of inner steps."""
-        axes = tuple((name, axis.low, axis.high, axis.unit) for name, axis in self.grid.axes.items())
-        return axes, self.grid.shape, self.tasks.shape, self.losses.shape[-1]
+        """Equal for runs that were judged on the same tasks, by the same metrics, after as many inner steps."""
+        return evaluation_file.axes_text(self.grid), self.tasks.shape, self.losses.shape[-1], tuple(self.metrics)
 
 
 @dataclass(frozen=True)
@@ -71,15 +91,17 @@ class FinishedRun:
     folder: Path
     seed: int
     choices: Mapping[str, str]
-    """Of the configuration groups."""
+    """The choice of each configuration group."""
+    composed: Mapping[str, Any]
+    """The configuration, interpolations resolved."""
     config: Mapping[str, Any]
-    """Interpolations resolved; nested keys joined by dots."""
-    summary: Mapping[str, Any]
+    """The same by the keys that a user types."""
+    summary: Summary
     metrics: Mapping[str, np.ndarray]
     """metrics.csv by column."""
     evaluations: Evaluations
-    examples: Mapping[str, np.ndarray] | None
-    """Of a regression, three tasks before and after adapting."""
+    pictures: Pictures | None
+    """Three tasks before and after adapting, of a family that shows them."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +113,7 @@ class Arm:
 
     @property
     def seeds(self) -> list[int]:
-        """Of the runs, in their order."""
+        """Their seeds, in the same order."""
         return [run.seed for run in self.runs]
 
 
@@ -129,7 +151,9 @@ def _judged_by(run: FinishedRun) -> dict[str, Any]:
     return {
         key: value
         for key, value in sorted(run.config.items())
-        if key in own or (key.startswith("task.") and key.split(".")[-1] not in ("cells", "evaluation_cells"))
+        if key in own
+        or key.startswith("evaluation.splits.eval.")
+        or (key.startswith("task.") and key.split(".")[-1] not in ("cells", "evaluation_cells"))
     }
 
 
@@ -164,78 +188,69 @@ def read_run(folder: Path) -> FinishedRun:
         UnreadableError: if it is unfinished, failed or damaged.
     """
     try:
-        summary = _read_summary(folder)
+        found = _read_summary(folder)
         job = folder if (folder / ".hydra").is_dir() else folder.parent
         config: Any = OmegaConf.to_container(OmegaConf.load(job / ".hydra" / "config.yaml"), resolve=True)
         choices: Any = OmegaConf.to_container(OmegaConf.load(job / ".hydra" / "hydra.yaml"))
         metrics = read_metrics(folder / "metrics.csv")
-        evaluations = _read_evaluations(folder / "evaluation", metrics)
-        examples = _read_arrays(folder / "examples.npz") if (folder / "examples.npz").exists() else None
-        if metrics["step"][-1] != summary["step"] or evaluations.steps[-1] != summary["step"]:
-            raise UnreadableError(f"its files end before meta-step {summary['step']}")
+        evaluations = _read_evaluations(folder, metrics)
+        if metrics["step"][-1] != found.step or evaluations.steps[-1] != found.step:
+            raise UnreadableError(f"its files end before meta-step {found.step}")
         return FinishedRun(
             folder=folder,
-            seed=int(summary["seed"]),
+            seed=found.seed,
             choices={key: str(choice) for key, choice in choices["hydra"]["runtime"]["choices"].items()},
-            config=dict(_flatten(config)),
-            summary=summary,
+            composed=config,
+            config=dict(flatten(config)),
+            summary=found,
             metrics=metrics,
             evaluations=evaluations,
-            examples=examples,
+            pictures=pictures_file.read(folder),
         )
+    except DamagedFileError as error:
+        raise UnreadableError(str(error)) from error
     except FileNotFoundError as error:
         raise UnreadableError(f"{Path(error.filename).name} is missing") from error
     except (
         OSError,
-        ValueError,  # malformed JSON, CSV or arrays
+        ValueError,  # malformed CSV
         LookupError,
         TypeError,
-        zipfile.BadZipFile,
         OmegaConfBaseException,
         YAMLError,
     ) as error:
         raise UnreadableError(f"damaged: {' '.join(str(error).split())[:120]}") from error
 
 
-def _read_summary(folder: Path) -> dict[str, Any]:
-    path = folder / "summary.json"
-    if not path.exists():
+def _read_summary(folder: Path) -> Summary:
+    try:
+        found = summary.read(folder)
+    except FileNotFoundError as error:
         began = (folder / "metrics.csv").exists()
-        raise UnreadableError("unfinished" if began else "has not begun")
-    summary = json.loads(path.read_text())
-    if summary["status"] != "finished":
-        raise UnreadableError(str(summary["status"]))
-    return summary
+        raise UnreadableError("unfinished" if began else "has not begun") from error
+    if found.status != summary.FINISHED:
+        raise UnreadableError(found.status)
+    return found
 
 
 def _read_evaluations(folder: Path, metrics: Mapping[str, np.ndarray]) -> Evaluations:
     steps = metrics["step"][~np.isnan(metrics["eval/loss_step_0"])].astype(int)
-    files = [_read_arrays(folder / f"{step}.npz") for step in steps]
+    files = [evaluation_file.read(evaluation_file.path_of(folder, step)) for step in steps.tolist()]
     last = files[-1]
-    axes = zip(last["names"], last["low"], last["high"], last["shape"], last["units"], strict=True)
-    grid = ParameterGrid({str(n): Interval(float(low), float(high), int(c), str(u)) for n, low, high, c, u in axes})
-    of_files = {key: np.stack([file[key] for file in files]) for key in ("losses", "queue_losses", "visits")}
-    tasks = last["tasks"]
-    if of_files["losses"].shape[1] != len(tasks) or len(tasks) % grid.size:
-        raise UnreadableError(f"damaged: {len(tasks)} tasks do not fill {grid.size} cells")
-    return Evaluations(steps=steps, tasks=tasks, grid=grid, **of_files)
+    return Evaluations(
+        steps=steps,
+        metrics=last.metrics,
+        values={key: np.stack([file.values[key] for file in files]) for key in last.values},
+        queue_losses=_stack([file.queue_losses for file in files]),
+        visits=_stack([file.visits for file in files]),
+        tasks=last.tasks,
+        grid=last.grid,
+    )
 
 
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    with path.open("rb") as opened:  # np.load alone leaks a damaged one
-        try:
-            with np.load(opened) as file:
-                return dict(file)
-        except (ValueError, LookupError, zipfile.BadZipFile) as error:
-            raise UnreadableError(f"{path.name} is damaged: {' '.join(str(error).split())[:120]}") from error
-
-
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def _stack(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    known = [array for array in arrays if array is not None]
+    return np.stack(known) if known else None
 
 
 def group_runs(runs: Sequence[FinishedRun]) -> list[Arm]:

@@ -14,17 +14,8 @@ RESAMPLES = 2000
 _AT_ONCE = 4_000_000  # numbers that a resampling holds in memory
 
 
-def interquartile_mean(values: np.ndarray, axis: int = 0) -> Any:
-    """Mean without the lowest and the highest quarter of the values (rounded down to whole values).
-
-    References:
-        Agarwal et al. 2021, Deep reinforcement learning at the edge of the statistical precipice, section 4.3.
-    """
-    return scipy.stats.trim_mean(values, 0.25, axis=axis)
-
-
 def unknown_as_worst(aggregate: Callable[..., Any]) -> Callable[..., Any]:
-    """For aggregates of ranks: a run all of whose tasks have diverged is the worst. NaN where such runs count."""
+    """An aggregate of ranks, of costs: a run all of whose tasks have diverged is the worst. NaN where such runs count."""
 
     def of_ranks(values: np.ndarray, axis: int = 0) -> Any:
         with np.errstate(invalid="ignore"):
@@ -43,11 +34,11 @@ class Estimate(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A figure minus the baseline's on the same seeds, negative where it is better."""
+    """A figure minus the baseline's on the same seeds."""
 
     estimate: Estimate
     p: np.ndarray
-    """Of a two-sided sign-flip permutation test, before any correction; NaN where a run has no value."""
+    """From a two-sided sign-flip permutation test, before any correction; NaN where a run has no value."""
     pairs: int
 
 
@@ -86,7 +77,7 @@ def difference(values: np.ndarray, baseline: np.ndarray, aggregate: Callable[...
     Args:
         values: [seeds, ...]
         baseline: of the same seeds, in the same order.
-        aggregate: takes values and axis; of the differences.
+        aggregate: of the differences; takes values and axis.
     """
     pairs = len(values)
     unknown = np.isnan(values - baseline).any(axis=0)
@@ -122,7 +113,7 @@ def adjust_holm(p_values: Sequence[float]) -> list[float]:
 
 
 def probability_of_improvement(first: np.ndarray, second: np.ndarray) -> Estimate:
-    """Probability that a run of the first has a lower figure than a run of the second; ties count half.
+    """Probability that a run of the first has a lower cost than a run of the second; ties count half.
 
     A run without a value, as all of its tasks diverged, has the highest.
 
@@ -150,12 +141,3 @@ def mean_of_known(values: np.ndarray) -> np.ndarray:
     known = ~np.isnan(values)
     count = known.sum(axis=0)
     return np.where(count > 0, np.where(known, values, 0).sum(axis=0) / np.maximum(count, 1), np.nan)
-
-
-def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Spearman's, over the entries that are finite in both; NaN if one of the two does not vary."""
-    known = np.isfinite(first) & np.isfinite(second)
-    ranks = [scipy.stats.rankdata(values[known]) for values in (first, second)]
-    if known.sum() < 3 or any(np.ptp(of_one) == 0 for of_one in ranks):
-        return float("nan")
-    return float(np.corrcoef(*ranks)[0, 1])

@@ -1,12 +1,12 @@
 """The priority queue: what is known of every cell of the task-parameter space."""
 
-import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from twmaml.statistics import rank_correlation
 from twmaml.types import Step
 
 
@@ -69,13 +69,4 @@ def visit_loss_correlation(losses: np.ndarray, visits: np.ndarray) -> float:
     On the host: ranks need sorting, which a CPU's compiled programs do 50 times slower than NumPy.
     """
     visited = visits > 0
-    ranks = [_mean_ranks(values[visited]) for values in (losses, visits)]
-    a, b = (rank - rank.mean() if rank.size else rank for rank in ranks)
-    scale = math.sqrt((a @ a) * (b @ b))
-    return float(a @ b / scale) if scale > 0 else math.nan
-
-
-def _mean_ranks(values: np.ndarray) -> np.ndarray:
-    """The rank of each value; equal values share the mean of theirs."""
-    ordered = np.sort(values)
-    return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / 2
+    return rank_correlation(losses[visited], visits[visited])

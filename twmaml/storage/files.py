@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,13 +11,38 @@ from typing import Any
 
 import numpy as np
 
+from twmaml.errors import ExpectedError
+
 log = logging.getLogger(__name__)
+
+
+class DamagedFileError(ExpectedError):
+    """A file does not hold what it should; the message names it and says why, in a few words."""
 
 
 def write_arrays(path: Path, **arrays: Any) -> None:
     """Writes a file that `numpy.load` reads, at once or not at all."""
     with whole_file(path) as partial, partial.open("wb") as file:
         np.savez(file, **arrays)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of such a file. Nothing in it is executed.
+
+    Raises:
+        DamagedFileError: if it is no such file, or not whole.
+    """
+    with path.open("rb") as opened:  # np.load alone leaks a damaged one
+        try:
+            with np.load(opened) as file:
+                return dict(file)
+        except (ValueError, LookupError, zipfile.BadZipFile) as error:
+            raise damaged(path, error) from error
+
+
+def damaged(path: Path, error: Exception) -> DamagedFileError:
+    """What is wrong with a file, by the error that reading it has ended in."""
+    return DamagedFileError(f"{path.name} is damaged: {' '.join(str(error).split())[:120]}")
 
 
 def run_log(folder: Path) -> "logging.LoggerAdapter[logging.Logger]":
