@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from twmaml.adaptation.base import Adaptation, adapt, bind
 from twmaml.configuration.build import build_model, build_part, refuse_foreign
-from twmaml.configuration.config_files import compose_configuration
+from twmaml.configuration.composition import compose_configuration
 from twmaml.errors import ConfigurationError
 from twmaml.models.base import Model
 from twmaml.storage.checkpoint import CheckpointError, newest, unpack

@@ -15,6 +15,7 @@ from twmaml.errors import ConfigurationError, explain
 from twmaml.jobs.command_line import check_arguments
 from twmaml.samplers.epsilon_greedy import EpsilonGreedy
 from twmaml.samplers.proportional import Proportional
+from twmaml.space.axis import Interval
 from twmaml.space.grid import ParameterGrid
 from twmaml.training.group import check_memory
 
@@ -68,7 +69,7 @@ def test_the_defaults_are_the_predecessors_sinusoids():
     job = build()
     grid = job.learner.family.grid
     assert (grid.shape, job.evaluation.grid.shape) == ((49, 36), (25, 18))
-    assert [(a.low, a.high, a.unit) for a in grid.axes.values()] == [(0.1, 5.0, ""), (0.0, 180.0, "deg")]
+    assert [*grid.axes.values()] == [Interval(0.1, 5.0, 49, "", 25), Interval(0.0, 180.0, 36, "deg", 18)]
     assert build("task=sin3d").learner.family.grid.shape == (49, 36, 8)
     assert build("task=sin3d").evaluation.grid.shape == (25, 18, 8)
     assert build("task=quadratic").learner.family.grid.names == ("a", "b", "c")
@@ -107,9 +108,24 @@ def test_the_predecessor_has_no_floor_and_its_own_epsilon():
         (["task=null"], "task=None: must be set to one of its choices"),
         (["meta_batch=1000000000000"], "meta_batch=1000000000000: must be less than or equal to 1000000"),
         (["model.widths=[100000000,100000000]"], "model: has 1e+16 weights. At most 1e+09 are allowed"),
-        (["epsilon=1.5"], "epsilon must lie in [0, 1]. Got 1.5"),
-        (["uniform_fraction=7"], "uniform_fraction=7: must be less than or equal to 1"),
-        (["epsilon=[0,1]"], "epsilon=[0,1]: is of another kind"),
+        (["epsilon=1.5"], "epsilon: there is no such key; it is now sampling.epsilon"),
+        (["epsilon.end_value=0.2"], "there is no such key; it is now sampling.epsilon.end_value"),
+        (["uniform_fraction=0.2"], "uniform_fraction: there is no such key; it is now sampling.uniform_fraction"),
+        (["task._target_=twmaml.grid.Axis"], "twmaml.grid.Axis: it is now twmaml.space.axis.Interval"),
+        (["sampler=epsilon_greedy", "sampling.epsilon=1.5"], "sampler.epsilon must lie in [0, 1]. Got 1.5"),
+        (["sampler=delta", "sampling.uniform_fraction=7"], "uniform_fraction=7: must be less than or equal to 1"),
+        (["sampling.epsilon=[0,1]"], "sampling.epsilon=[0,1]: is of another kind"),
+        (["sampling=null"], "sampling=None: must be a group of keys"),
+        (["+evaluation.splits.train={}"], "evaluation.splits.train: a split must have another name"),
+        (["+evaluation.splits.seen.cels=3"], "evaluation.splits.seen.cels: there is no such key"),
+        (
+            ["evaluation.splits={seen: {draws: 0}}"],
+            "evaluation.splits.seen.draws=0: must be greater than or equal to 1",
+        ),
+        (["+evaluation.splits.seen.task.nope=3"], "evaluation.splits.seen.task.nope: there is no such key"),
+        (["evaluation.splits=3"], "evaluation.splits=3"),
+        (["+figures.mine=3"], "figures.mine=3: must have a _target_"),
+        (["+figures.mine={_target_: nope.f}"], "figures.mine._target_=nope.f: there is nothing of that name"),
         (["optimizer.learning_rate=null"], "optimizer.learning_rate=None: must be a number above 0"),
         (["optimizer.learning_rate=nan"], "optimizer.learning_rate=nan: must be a number above 0"),
         (["task.phase.unit=degrees"], "task.phase.unit must be deg for an angle in degrees"),
@@ -137,7 +153,7 @@ def test_the_predecessor_has_no_floor_and_its_own_epsilon():
         (["task.x_low=9.0"], "task.x_low must be less than x_high"),
         (["sampler=epsilon_greedy", "sampler.epsilon=1.5"], "sampler.epsilon must lie in [0, 1]. Got 1.5"),
         (["sampler=epsilon_greedy", "sampler.epsilon=-0.1"], "sampler.epsilon must lie in [0, 1]. Got -0.1"),
-        (["sampler=epsilon_greedy", "epsilon.end_value=-0.5"], "epsilon must lie in [0, 1]"),
+        (["sampler=epsilon_greedy", "sampling.epsilon.end_value=-0.5"], "epsilon must lie in [0, 1]"),
         (
             ["sampler=weighted", "sampler.uniform_fraction=2"],
             "sampler.uniform_fraction=2: must be less than or equal to 1",
@@ -153,7 +169,7 @@ def test_the_predecessor_has_no_floor_and_its_own_epsilon():
         (["optimizer.learning_rate=abc"], "optimizer.learning_rate=abc: must be a number above 0"),
         (
             ["model.outputs=2"],
-            "the network's outputs and the targets must have the same shape. Got (10, 2) and (10, 1)",
+            "model.outputs=2: must be 1, which the task needs, or null for that",
         ),
         (["wandb.mode=on"], "wandb.mode=on: must be 'auto', 'online', 'offline' or 'disabled'"),
         (["steps=${nope}"], "nope"),
@@ -218,7 +234,7 @@ def test_help_names_every_choice_and_every_key_with_a_line_on_each():
         cfg = hydra.compose("train", return_hydra_config=False)
     assert not HydraConfig.initialized()
     own = [key for key in cfg if key not in GROUPS]
-    sections = ("evaluation", "checkpoint", "wandb", "devices")
+    sections = ("sampling", "evaluation", "checkpoint", "wandb", "devices")
     nested = [f"{key}.{name}" for key in sections for name in cfg[key]]
     for key in [k for k in own if k not in sections] + nested:
         matching = [line for line in lines if line.strip().split(" ")[0].split("=")[0] == key]

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from tests.configuration.test_build import build, mistake
-from twmaml.configuration.part_checks import telling_where
+from twmaml.configuration.part_checks import attributing_errors
 from twmaml.samplers.base import Draw, Sampler
 from twmaml.samplers.uniform import Uniform
 from twmaml.tasks.sinusoid import Sinusoid
@@ -21,43 +21,59 @@ CELLS = 49 * 36
 class FaultySampler(Sampler):
     fault: str = ""
 
-    def probabilities(self, queue: Any, step):
-        p = jnp.full(queue.losses.size, 1 / queue.losses.size)
+    def probabilities(self, grid, view: Any):
+        p = jnp.full(grid.size, 1 / grid.size)
         faulty: dict[str, Any] = {
             "a column": lambda: p[:, None],
             "one cell less": lambda: p[1:],
             "integers": lambda: jnp.ones(p.size, int),
             "nothing": lambda: None,
-            "a typing error": lambda: queue.loses,
-            "python's if": lambda: p if step > 0 else 2 * p,
+            "a typing error": lambda: view.queue.loses,
+            "python's if": lambda: p if view.step > 0 else 2 * p,
         }
         return faulty.get(self.fault, lambda: p)()
 
-    def metrics(self, step) -> Any:
+    def metrics(self, view) -> Any:
         match self.fault:
             case "a metric of many numbers":
                 return {"temperature": jnp.ones(3)}
             case "a list of metrics":
-                return [step]
+                return [view.step]
             case "an error in metrics":
                 raise KeyError("temperature")
         return {}
 
-    def draw(self, key, grid, queue, step, n):
-        tasks, cells, weights = super().draw(key, grid, queue, step, n)
+    def draw(self, key, grid, view, n):
+        tasks, cells, weights = super().draw(key, grid, view, n)
         return Draw(tasks, cells, jnp.mean(weights) if self.fault == "one weight" else weights)
+
+    def weigh(self, report, view):
+        return report.losses[:3] if self.fault == "three weights of a batch" else super().weigh(report, view)
+
+    def update(self, key, grid, report, view):
+        return report.scores if self.fault == "a state out of nothing" else super().update(key, grid, report, view)
+
+
+@dataclass(frozen=True)
+class OldSampler(Sampler):
+    """As samplers were written before they had a view."""
+
+    def probabilities(self, queue, step, other):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return queue.losses
 
 
 @dataclass(frozen=True)
 class FaultyTask(Sinusoid):
     fault: str = ""
 
-    def outcome(self, predict, data):
-        loss = super().outcome(predict, data).loss
+    def outcome(self, predict, examples):
+        loss = super().outcome(predict, examples).loss
         score = loss[None] if self.fault == "a score in brackets" else loss
         if self.fault == "a metric of a taken name":
             return Outcome(loss, loss, {"loss": loss})
-        metrics = {"errors": (predict(data.inputs) - data.targets)} if self.fault == "a metric an example" else {}
+        metrics = (
+            {"errors": (predict(examples.inputs) - examples.targets)} if self.fault == "a metric an example" else {}
+        )
         return Outcome(loss, score, metrics)
 
     def target(self, parameters, x):
@@ -90,6 +106,8 @@ def of_shape(shape):
         ("sampler", "a list of metrics", "metrics must return numbers by name. Got a list"),
         ("sampler", "an error in metrics", "KeyError: 'temperature' (test_part_checks.py"),
         ("sampler", "one weight", "the weights of a draw must be floats of shape (25,). Got float32[]"),
+        ("sampler", "three weights of a batch", "weigh must be floats of shape (25,). Got float32[3]"),
+        ("sampler", "a state out of nothing", "update must return a state like that of init"),
         ("task", "a score in brackets", "the score of an outcome must be one number. Got float32[1]"),
         ("task", "a metric an example", "the metric errors of an outcome must be one number. Got float32[10,1]"),
         ("task", "a metric of a taken name", "a metric must not be called loss"),
@@ -108,5 +126,5 @@ def test_an_optimizer_whose_state_changes_its_type():
 
 
 def test_a_fault_of_no_user_is_not_blamed_on_one():
-    with pytest.raises(KeyError), telling_where({"sampler": Uniform()}):
+    with pytest.raises(KeyError), attributing_errors({"sampler": Uniform()}):
         raise KeyError("a bug")

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
@@ -129,7 +130,7 @@ def build_job(cfg: DictConfig) -> Job:
     evaluations = {}
     for name, split in settings.evaluation.splits.items():
         of_split = merge_task(OmegaConf.to_container(cfg.task), split.task)
-        own = build_part(OmegaConf.create({"task": of_split}), "task", TaskFamily) if split.task else family
+        own = _build_split(of_split, name) if split.task else family
         data[name] = _data_of(own, of_split) if split.task else data["train"]
         evaluations[name] = _build_evaluation(replace(learner, family=own), name, split, settings.evaluation, family)
     figures = {name: _build_figure(cfg, name) for name in cfg.figures}
@@ -158,7 +159,7 @@ def build_model(cfg: DictConfig, family: TaskFamily) -> Model:
     model = build_part(cfg, "model", Model)
     if cfg.model.get("outputs", family.outputs) != family.outputs:
         raise ConfigurationError(
-            f"model.outputs={cfg.model.outputs}: task={type(family).__name__} needs {family.outputs} (null takes them)"
+            f"model.outputs={cfg.model.outputs}: must be {family.outputs}, which the task needs, or null for that"
         )
     return model
 
@@ -200,6 +201,15 @@ def merge_task(task: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _build_split(task: Mapping[str, Any], name: str) -> TaskFamily:
+    """The family of a split."""
+    key = f"evaluation.splits.{name}.task"
+    try:
+        return build_part(OmegaConf.create({"task": task}), "task", TaskFamily)
+    except ConfigurationError as error:
+        raise ConfigurationError(re.sub(r"^task", key, str(error))) from error
+
+
 def _build_evaluation(
     learner: MetaLearner, name: str, split: SplitSettings, asked: EvaluationSettings, training: TaskFamily
 ) -> Evaluation:
@@ -239,8 +249,10 @@ def _build_figure(cfg: DictConfig, name: str) -> Callable[..., Any]:
     """A figure of the user's own: `_target_` is a function of the data of a run."""
     if not OmegaConf.is_dict(cfg.figures[name]) or "_target_" not in cfg.figures[name]:
         raise ConfigurationError(f"figures.{name}={cfg.figures[name]}: must have a _target_, a function of the data")
-    partial_figure = OmegaConf.merge(cfg.figures[name], {"_partial_": True})
-    return build_part(OmegaConf.create({"figures": partial_figure}), "figures", Callable)
+    try:
+        return hydra.utils.instantiate(cfg.figures[name], _partial_=True, _convert_="all")
+    except InstantiationException as error:
+        raise ConfigurationError(explain_instantiation(error, f"figures.{name}")) from error
 
 
 def _check_programs(

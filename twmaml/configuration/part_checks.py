@@ -47,7 +47,8 @@ def check_sampler(sampler: Sampler, grid: ParameterGrid, tasks: int) -> None:
         names = ", ".join(name for name, axis in grid.axes.items() if not axis.continuous)
         raise ConfigurationError(f"sampler.interpolate=True: there is nothing between the categories of {names}")
     step, key = jax.ShapeDtypeStruct((), jnp.int32), jax.eval_shape(lambda: jax.random.key(0))
-    view = View(*jax.eval_shape(lambda: (empty_queue(grid.size), sampler.init(grid))), step)
+    queue, own = jax.eval_shape(lambda: (empty_queue(grid.size), sampler.init(grid)))
+    view = View(queue, own, step)
     p = jax.eval_shape(lambda view: sampler.probabilities(grid, view), view)
     _expect("sampler: probabilities", p, (grid.size,), jnp.floating)
     metrics = jax.eval_shape(sampler.metrics, view)
@@ -59,13 +60,13 @@ def check_sampler(sampler: Sampler, grid: ParameterGrid, tasks: int) -> None:
     _expect("sampler: the tasks of a draw", draw.tasks, (tasks, len(grid.axes)), jnp.floating)
     _expect("sampler: the cells of a draw", draw.cells, (tasks,), jnp.integer)
     _expect("sampler: the weights of a draw", draw.weights, (tasks,), jnp.floating)
-    report = Report(draw, draw.weights, draw.weights, view.queue)
+    report = Report(draw, draw.weights, draw.weights, queue)
     _expect("sampler: weigh", jax.eval_shape(sampler.weigh, report, view), (tasks,), jnp.floating)
-    own = jax.eval_shape(lambda key, report, view: sampler.update(key, grid, report, view), key, report, view)
-    if jax.tree.structure(own) != jax.tree.structure(view.own):
+    after = jax.eval_shape(lambda key, report, view: sampler.update(key, grid, report, view), key, report, view)
+    if jax.tree.structure(after) != jax.tree.structure(own):
         raise ConfigurationError(
             "sampler: update must return a state like that of init. "
-            f"Got {jax.tree.structure(own)} for {jax.tree.structure(view.own)}"
+            f"Got {jax.tree.structure(after)} for {jax.tree.structure(own)}"
         )
 
 
