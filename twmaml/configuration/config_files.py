@@ -83,6 +83,8 @@ def suggest_key(key: str) -> str:
     if (new := moved_key(key)) is not None:
         return f"; it is now {new}"
     keys = list(_all_keys(OmegaConf.load(Path(configuration_folder()) / "train.yaml")))
+    if key in keys:
+        return f"; it holds no such one, which +{key}.NAME=... adds"
     return f"{suggest(key, keys)} (--help lists the keys)"
 
 
