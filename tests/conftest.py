@@ -191,6 +191,7 @@ def _leveldb_records(content):
 
 
 SCORE = Metric("loss", "mean squared error")
+ACCURACY = Metric("accuracy", "accuracy", "%", higher_is_better=True, logarithmic=False)
 GRID = ParameterGrid({"amplitude": Interval(0.0, 4.0, 4), "phase": Interval(0.0, 180.0, 3, "deg")})
 
 

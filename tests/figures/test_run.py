@@ -1,9 +1,10 @@
+"""What the figures of a run show, and that one which fails is no harm to the others."""
+
 import dataclasses
 import errno
 import itertools
 import os
 import pickle
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from tests.conftest import contents
+from tests.conftest import ACCURACY, SCORE, contents
 from twmaml.figures.panels import make_panels, use_log_scale
-from twmaml.figures.run import FigureData, draw_all
-from twmaml.meta_learning.chunk import train_chunk
-from twmaml.meta_learning.evaluation import Evaluation
-from twmaml.space.axis import Interval
+from twmaml.figures.run import FIGURES, FigureData, draw_adaptation, draw_all, draw_evaluation, draw_learning_curves
+from twmaml.space.axis import Categories, Interval, Segments
+from twmaml.space.grid import ParameterGrid
+from twmaml.space.priority_queue import PriorityQueue
 from twmaml.statistics import summarize
+from twmaml.storage.pictures_file import Pictures
 from twmaml.tasks.quadratic import Quadratic
 from twmaml.tasks.sinusoid import Sinusoid
 
@@ -29,75 +31,152 @@ FAMILIES = {
     "1-D": Sinusoid(AXES[0], 0.0, 1.0, -5.0, 5.0),
     "2-D": Sinusoid(AXES[0], AXES[1], 1.0, -5.0, 5.0),
     "3-D": Sinusoid(AXES[0], AXES[1], AXES[2], -5.0, 5.0),
+    "with a gap": Sinusoid(Segments([(0.5, 1.5, 2), (3.0, 4.5, 3)]), AXES[1], 1.0, -5.0, 5.0),
     "quadratic": Quadratic(AXES[0], 1.0, AXES[2], -2.0, 2.0),
 }
+KINDS = ["Alpha", "Beta", "A_kind_of_a_long_name"]
+IMAGES = ParameterGrid({"kind": Categories(KINDS), "noise": Interval(0.0, 1.0, 4)})
 
 
-def figure_data(make_learner, family, losses=None, steps=10):
-    learner = make_learner(family=family)
-    evaluation = Evaluation(learner, family.grid, steps, 1, 5)
-    state, chunk = jax.jit(partial(train_chunk, learner))(learner.init(0), jnp.int32(5))
-    if losses is None:
-        losses = np.asarray(jax.jit(evaluation.losses)(state.meta_params, evaluation.tasks()))
-    rows = [{}, {**chunk.metrics, **summarize(losses, 1)}]
-    names = set(rows[1])
-    metrics = {name: np.array([float(row.get(name, np.nan)) for row in rows]) for name in names}
-    return FigureData(
+def draw_nothing(axes, picture):
+    del axes, picture
+
+
+def make_data(grid, values=None, metrics=(SCORE,), steps=10, **more):
+    """Data of made-up numbers."""
+    random = np.random.default_rng(0)
+    some = random.gamma(2.0, 1.0, (grid.size, steps + 1))
+    values = {"loss": some, **{metric.key: 100 * np.exp(-some) for metric in metrics[1:]}} if values is None else values
+    rows = [{"train/loss": np.nan}, {"train/loss": 1.0}]
+    rows = [{**row, **summarize(values, metrics, 1)} for row in rows]
+    queue = PriorityQueue(some[:, 0], some[:, 1], np.arange(grid.size), np.arange(grid.size))
+    data = FigureData(
         title="test",
-        grid=family.grid,
-        evaluation_grid=evaluation.grid,
+        grid=grid,
+        evaluation_grid=grid,
         draws=1,
-        queue=jax.device_get(state.queue),
-        probabilities=np.asarray(learner.sampler.probabilities(state.queue, state.step)),
-        examples=jax.device_get(jax.jit(evaluation.examples)(state.meta_params)),
-        losses=losses,
-        metrics={**metrics, "step": np.array([0.0, 5.0])},
+        queue=queue,
+        probabilities=np.full(grid.size, 1 / grid.size),
+        metrics=metrics,
+        values=values,
+        history={"step": np.array([0.0, 5.0]), **{name: np.array([row[name] for row in rows]) for name in rows[0]}},
+        pictures=None,
+        draw_picture=draw_nothing,
     )
+    return dataclasses.replace(data, **more)
+
+
+def data_of(family, values=None):
+    """The same with the family's own pictures."""
+
+    def picture(task):
+        episode = family.episode(jax.random.key(0), task, ())
+        support = family.collect(jax.random.key(1), episode, "support", lambda x: x, 5)
+        return family.picture(episode, support, lambda observe: jnp.stack([observe(jnp.sin) for _ in range(11)]))
+
+    tasks = family.grid.centres()[:3]
+    arrays = {name: np.asarray(array) for name, array in jax.vmap(picture)(tasks).items()}
+    pictures = Pictures(np.asarray(tasks), arrays)
+    return make_data(family.grid, values, pictures=pictures, draw_picture=family.draw_picture)
+
+
+def labels_of(axis):
+    return [label.get_text() for label in axis.get_ticklabels()]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_figure_is_drawn(name, make_learner, tmp_path):
-    drawn = draw_all(figure_data(make_learner, FAMILIES[name]), tmp_path)
+def test_every_figure_is_drawn(name, tmp_path):
+    drawn = draw_all(data_of(FAMILIES[name]), tmp_path)
     assert not drawn.failures
-    assert [path.stem for path in drawn.paths] == ["queue", "evaluation", "adaptation", "learning_curves", "regression"]
+    assert [path.stem for path in drawn.paths] == list(FIGURES)
     for path in drawn.paths:
         assert np.ptp(matplotlib.image.imread(path)[..., :3]) > 0.5  # something is on it
 
 
-def test_every_figure_is_drawn_before_the_first_meta_step(make_learner, tmp_path):
-    data = figure_data(make_learner, FAMILIES["2-D"])
-    before = {name: values[:1] if name.startswith("train/") else values[1:] for name, values in data.metrics.items()}
-    drawn = draw_all(dataclasses.replace(data, metrics={**before, "step": np.zeros(1)}), tmp_path)
-    assert not drawn.failures
+def test_every_figure_is_drawn_before_the_first_meta_step(tmp_path):
+    data = data_of(FAMILIES["2-D"])
+    before = {name: values[:1] for name, values in data.history.items()}
+    assert not draw_all(dataclasses.replace(data, history=before), tmp_path).failures
 
 
 @pytest.mark.parametrize("value", [np.inf, np.nan, 0.0])
-def test_losses_that_diverged_or_vanished_can_be_drawn(value, make_learner, tmp_path):
+def test_losses_that_diverged_or_vanished_can_be_drawn(value, tmp_path):
     losses = np.full((20, 11), value)
     losses[:, 0] = 1.0
-    drawn = draw_all(figure_data(make_learner, FAMILIES["2-D"], losses), tmp_path)
+    drawn = draw_all(data_of(FAMILIES["2-D"], {"loss": losses}), tmp_path)
     assert not drawn.failures
-    assert len(drawn.paths) == 5
+    assert len(drawn.paths) == len(FIGURES)
 
 
-def test_a_figure_that_fails_is_told_and_the_others_are_drawn(make_learner, tmp_path):
-    data = figure_data(make_learner, FAMILIES["2-D"])
-    broken = FigureData(**{**vars(data), "probabilities": np.zeros(3)})
-    drawn = draw_all(broken, tmp_path)
-    assert [path.stem for path in drawn.paths] == ["evaluation", "adaptation", "learning_curves", "regression"]
+def test_each_metric_is_shown_with_its_label_and_its_good_end(tmp_path):
+    data = make_data(IMAGES, metrics=(SCORE, ACCURACY))
+    drawn = draw_all(data, tmp_path)
+    assert not drawn.failures
+    assert {path.stem for path in drawn.paths} == set(FIGURES) - {"pictures"}  # the family has none
+    maps = [axes for axes in draw_evaluation(data).axes if axes.images]
+    bright = [axes.images[0].cmap(axes.images[0].norm(np.array([0.0, 100.0])))[:, :3].sum(axis=1) for axes in maps]
+    assert bright[0][0] < bright[0][1]  # little loss is dark
+    assert bright[1][0] > bright[1][1]  # so is much accuracy
+    for figure in (draw_evaluation(data), draw_adaptation(data)):
+        figure.draw_without_rendering()
+        written = {axes.get_xlabel() for axes in figure.axes} | {axes.get_ylabel() for axes in figure.axes}
+        assert any(SCORE.label in text for text in written)
+        assert any(f"{ACCURACY.label} [{ACCURACY.unit}]" in text for text in written)
+    scales = {axes.get_title(): axes.get_yscale() for axes in draw_learning_curves(data).axes}
+    assert {scale for title, scale in scales.items() if title.startswith("accuracy")} == {"linear"}
+    assert "log" in {scale for title, scale in scales.items() if title.startswith(SCORE.label)}
+
+
+def test_the_tail_of_a_metric_is_its_bad_end():
+    accuracy = np.linspace(0.0, 90.0, 12)[:, None] * np.ones(3)
+    values = {"loss": np.ones((12, 3)), "accuracy": accuracy}
+    data = make_data(IMAGES, values, (SCORE, ACCURACY), steps=2)
+    lines = {str(line.get_label()): line.get_ydata() for line in draw_adaptation(data).axes[1].lines}
+    assert all(lines["CVaR, worst 10 %"] <= lines["CVaR, worst 30 %"])
+    assert all(lines["CVaR, worst 30 %"] < lines["mean"])
+
+
+def test_axes_say_what_their_cells_are():
+    (axes, *_) = draw_evaluation(make_data(IMAGES)).axes
+    labels = labels_of(axes.xaxis)
+    assert labels[:2] == KINDS[:2]
+    assert KINDS[2].startswith(labels[2].removesuffix("…"))  # cut to what fits
+    (axes, *_) = draw_evaluation(make_data(FAMILIES["with a gap"].grid)).axes
+    assert labels_of(axes.xaxis) == ["0.5", "1.5 | 3", "4.5"]
+
+
+def one_point(data):
+    figure = Figure()
+    figure.add_subplot().plot([data.draws], [1.0], "o")
+    return figure
+
+
+def test_figures_of_ones_own_are_drawn_besides(tmp_path):
+    drawn = draw_all(make_data(IMAGES), tmp_path, {"mine": one_point})
+    assert not drawn.failures
+    assert {"mine", "queue"} < {path.stem for path in drawn.paths}
+
+
+def test_a_figure_that_fails_is_told_and_the_others_are_drawn(tmp_path):
+    def fail(_):
+        raise ValueError("no\nway")
+
+    drawn = draw_all(data_of(FAMILIES["2-D"]), tmp_path, {"queue": fail})
+    assert {path.stem for path in drawn.paths} == set(FIGURES) - {"queue"}
     (failure,) = drawn.failures
     line, traceback, *_ = failure.splitlines()
-    assert line.startswith("the figure queue could not be drawn: ValueError('cannot reshape array")
+    assert "queue" in line
+    assert "no\\nway" in line
     assert traceback.startswith("Traceback")
 
 
-def test_what_figures_are_drawn_from_goes_to_another_process(make_learner, tmp_path):
-    data = pickle.loads(pickle.dumps(figure_data(make_learner, FAMILIES["3-D"])))
+def test_what_figures_are_drawn_from_goes_to_another_process(tmp_path):
+    data = pickle.loads(pickle.dumps(data_of(FAMILIES["3-D"])))
     assert not draw_all(data, tmp_path).failures
 
 
-def test_a_figure_that_cannot_be_written_leaves_the_one_before(make_learner, tmp_path, monkeypatch):
-    data = figure_data(make_learner, FAMILIES["2-D"])
+def test_a_figure_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    data = data_of(FAMILIES["2-D"])
     draw_all(data, tmp_path)
     before = contents(tmp_path)
 
@@ -107,7 +186,7 @@ def test_a_figure_that_cannot_be_written_leaves_the_one_before(make_learner, tmp
 
     monkeypatch.setattr(Figure, "savefig", write_half)
     drawn = draw_all(data, tmp_path)
-    assert (len(drawn.failures), drawn.paths) == (5, [])
+    assert (len(drawn.failures), drawn.paths) == (len(FIGURES), [])
     assert contents(tmp_path) == before
 
 

@@ -4,6 +4,7 @@ import warnings
 from itertools import combinations
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -13,7 +14,9 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
 
+from twmaml.space.axis import Axis as ParameterAxis
 from twmaml.space.grid import ParameterGrid
+from twmaml.statistics import Directed
 
 # What the font lacks, a unit of other letters say, is an empty box in the figure; it needs no lines in the terminal.
 warnings.filterwarnings("ignore", "(?s)Glyph .* missing from font", UserWarning)
@@ -24,11 +27,56 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 
 UNITS = {"deg": "°"}
 
+_LETTERS = 12
+"""Letters of a tick's label; the rest of a longer name is left out."""
+
+_TICK_SIZE = 7.5
+"""Font size of the labels of ticks that are names."""
+
 
 def axis_label(grid: ParameterGrid, name: str) -> str:
     """The name of a parameter with its unit."""
     unit = UNITS.get(grid.axes[name].unit, grid.axes[name].unit)
     return f"{name} [{unit}]" if unit else name
+
+
+def describe_task(grid: ParameterGrid, task: np.ndarray) -> str:
+    """The parameters of a task, given in their configured units, as a title says them."""
+    return ", ".join(f"{name} {_value_text(grid, name, float(task[i]))}" for i, name in enumerate(grid.names))
+
+
+def _value_text(grid: ParameterGrid, name: str, value: float) -> str:
+    axis = grid.axes[name]
+    ticks = None if axis.continuous else axis.ticks()
+    if ticks is None:
+        return f"{value:.3g}{UNITS.get(axis.unit, axis.unit)}"
+    places, labels = ticks
+    return labels[int(np.abs(np.array(places) - float(axis.position(jnp.float32(value)))).argmin())]
+
+
+def names_room(grid: ParameterGrid) -> float:
+    """Inches that the labels of ticks need beyond those of numbers; 0 where all ticks are numbers."""
+    ticks = [axis.ticks() for axis in grid.axes.values()]
+    return max((text_width(_short(label), _TICK_SIZE) for each in ticks if each for label in each[1]), default=0.0)
+
+
+def use_ticks(axis: Axis, parameter: ParameterAxis) -> None:
+    """Labels the ticks of a parameter that says itself what they are, as many as there is room for."""
+    ticks = parameter.ticks()
+    if ticks is None:
+        return
+    places, labels = ticks[0], [_short(label) for label in ticks[1]]
+    across = axis is axis.axes.xaxis
+    length = np.asarray(axis.axes.get_window_extent().size)[0 if across else 1] / axis.axes.figure.dpi
+    widest = max(text_width(label, _TICK_SIZE) for label in labels) + 0.08
+    upright = across and widest * len(labels) > length
+    beside = max(1, int(length / (0.13 if upright or not across else widest)))
+    every = slice(None, None, -(-len(labels) // beside))
+    axis.set_ticks(places[every], labels[every], fontsize=_TICK_SIZE, rotation=90 if upright else 0)
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= _LETTERS else f"{label[: _LETTERS - 1]}…"
 
 
 def views_of(grid: ParameterGrid) -> list[tuple[str, ...]]:
@@ -50,10 +98,12 @@ def show_grid(axes: Axes, grid: ParameterGrid, values: np.ndarray, view: tuple[s
     marginal = marginalise(grid, values, view)
     edges = [grid.axes[name].edges() for name in view]
     axes.set_xlabel(axis_label(grid, view[0]))
+    use_ticks(axes.xaxis, grid.axes[view[0]])
     if len(view) == 1:
         axes.stairs(marginal, edges[0], color="0.2", linewidth=1.5)
         return None
     axes.set_ylabel(axis_label(grid, view[1]))
+    use_ticks(axes.yaxis, grid.axes[view[1]])
     axes.set_facecolor("0.85")  # cells without a value
     extent = (edges[0][0], edges[0][-1], edges[1][0], edges[1][-1])
     image = np.ma.masked_invalid(marginal).T
@@ -77,17 +127,17 @@ def make_panels(
     """A figure of equal panels, placed by hand: constrained layout would take as long again as drawing.
 
     Args:
-        rows: of panels.
-        columns: of panels.
-        width: of a panel with its labels, in inches, as all that follows.
+        rows: number of panels below each other.
+        columns: number of panels beside each other.
+        width: a panel's with its labels, in inches, as all that follows.
         height: likewise.
-        left: of that width, what is kept free at the left.
+        left: part of that width that is kept free at the left.
         right: likewise, 0.9 for a colour bar.
-        bottom: of that height.
+        bottom: part of that height.
         top: likewise, for a title.
-        head: above all panels.
-        foot: below all panels.
-        margin: at the left of all panels.
+        head: room above all panels.
+        foot: room below all panels.
+        margin: room at the left of all panels.
     """
     size = (margin + columns * width, head + rows * height + foot)
     figure = Figure(figsize=size)
@@ -98,7 +148,7 @@ def make_panels(
 
 
 def text_width(text: str, size: float, weight: str = "normal") -> float:
-    """Of the longest line, in inches."""
+    """Width of the longest line, in inches."""
     font = FontProperties(size=size, weight=weight)
     return max(text_to_path.get_text_width_height_descent(line, font, False)[0] for line in text.split("\n")) / 72
 
@@ -142,6 +192,19 @@ def _has_room(axis: Axis, locator: Locator) -> bool:
     places = length * np.log(ticks / low) / np.log(high / low)
     needs = [text_width(f"{tick:g}", 10) + 0.1 if along else 0.15 for tick in ticks]
     return bool((np.diff(places) >= (np.array(needs[1:]) + needs[:-1]) / 2).all())
+
+
+def colours_for(metric: Directed) -> str:
+    """The colour map of values: dark is good, bright is bad."""
+    return "viridis_r" if metric.higher_is_better else "viridis"
+
+
+def norm_of(values: np.ndarray, logarithmic: bool) -> Normalize:
+    """How values become colours, on a logarithmic scale if that is wanted and possible."""
+    known = values[np.isfinite(values)]
+    if logarithmic or not known.size:
+        return log_norm(known)
+    return Normalize(known.min(), known.max())
 
 
 def log_norm(values: np.ndarray) -> Normalize:

@@ -1,51 +1,80 @@
 """The figures of one run, with parameter axes and units. Draws files; shows nothing."""
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from twmaml.figures.panels import (
     COLOURS,
-    UNITS,
     add_colour_bar,
-    log_norm,
+    colours_for,
+    describe_task,
     make_panels,
     marginalise,
+    names_room,
+    norm_of,
     set_title,
     show_grid,
     use_log_scale,
     views_of,
 )
-from twmaml.meta_learning.evaluation import Example
 from twmaml.space.grid import ParameterGrid
 from twmaml.space.priority_queue import PriorityQueue
-from twmaml.statistics import TAILS, cell_means, cvar, diverged_tasks, reported_steps
+from twmaml.statistics import (
+    DIVERGED,
+    LOGGED,
+    SCORE,
+    as_cost,
+    cell_means,
+    column_of,
+    cvar,
+    diverged_tasks,
+    key_of,
+    label_of,
+    reported_steps,
+)
 from twmaml.storage.files import whole_file
+from twmaml.storage.pictures_file import Pictures
+from twmaml.types import Metric
 
 
 @dataclass(frozen=True)
 class FigureData:
-    """All that the figures of a run are drawn from: plain data, so that another process can draw them."""
+    """All that the figures of a run are drawn from, in a form that another process can draw them from."""
 
     title: str
     grid: ParameterGrid
-    """Of the queue."""
+    """The queue's."""
     evaluation_grid: ParameterGrid
     draws: int
     """Evaluation tasks of a cell."""
     queue: PriorityQueue
     probabilities: np.ndarray
     """The sampler's distribution over cells."""
-    examples: Example | None
-    losses: np.ndarray
-    """Of the latest evaluation, [tasks, inner steps + 1]."""
-    metrics: Mapping[str, np.ndarray]
+    metrics: Sequence[Metric]
+    """The score, and the family's further metrics."""
+    values: Mapping[str, np.ndarray]
+    """Of the latest evaluation: the score's under `loss`, the others' under their keys; each [tasks, inner steps + 1]."""
+    history: Mapping[str, np.ndarray]
     """metrics.csv by column."""
+    pictures: Pictures | None
+    """None of a family that has none."""
+    draw_picture: Callable[[Any, Mapping[str, np.ndarray]], None]
+    """The family's: draws one task's picture into Matplotlib's axes."""
+
+    def of(self, metric: Metric) -> np.ndarray:
+        """The values of a metric, [tasks, inner steps + 1]."""
+        return self.values[key_of(metric, self.metrics)]
+
+
+Draw = Callable[[FigureData], Figure | None]
+"""Makes a figure; None if there is nothing to show."""
 
 
 class Drawn(NamedTuple):
@@ -53,19 +82,19 @@ class Drawn(NamedTuple):
 
     paths: list[Path]
     failures: list[str]
-    """Of each figure that could not be drawn: a line, and the traceback below it."""
+    """For each figure that could not be drawn a line, and the traceback below it."""
 
 
-def draw_all(data: FigureData, folder: Path) -> Drawn:
-    """Draws every figure into the folder. One that fails does not keep the others from being drawn."""
+def draw_all(data: FigureData, folder: Path, figures: Mapping[str, Draw] | None = None) -> Drawn:
+    """Draws every figure into the folder. One that fails does not keep the others from being drawn.
+
+    Args:
+        data: what they show.
+        folder: must exist.
+        figures: those of the user's own, by name; besides the package's, which one of the same name replaces.
+    """
     drawn = Drawn([], [])
-    for name, draw in {
-        "queue": _queue,
-        "evaluation": _evaluation,
-        "adaptation": _adaptation,
-        "learning_curves": _learning_curves,
-        "regression": _regression,
-    }.items():
+    for name, draw in {**FIGURES, **(figures or {})}.items():
         try:
             figure = draw(data)
             if figure is None:
@@ -79,16 +108,18 @@ def draw_all(data: FigureData, folder: Path) -> Drawn:
     return drawn
 
 
-def _queue(data: FigureData) -> Figure:
+def draw_queue(data: FigureData) -> Figure:
+    """What the queue knows of each cell, and how likely the cell is to be drawn."""
     grid = data.grid
     rows = {
-        "latest loss": np.asarray(data.queue.losses),
-        "latest change of the loss": np.asarray(data.queue.deltas),
+        f"latest {label_of(data.metrics[0])}": np.asarray(data.queue.losses),
+        "its latest change": np.asarray(data.queue.deltas),
         "visits": np.asarray(data.queue.visits, float),
         "probability × cells": data.probabilities * grid.size,
     }
-    views = views_of(grid)
-    figure, panels = make_panels(len(views), len(rows), 4.4, 3.3, right=0.9)
+    views, room = views_of(grid), names_room(grid)
+    size = {"left": 0.75 + room, "bottom": 0.5 + room, "right": 0.9}
+    figure, panels = make_panels(len(views), len(rows), 4.4 + room, 3.3 + room, **size)
     for row, view in zip(panels, views, strict=True):
         for axes, (name, values) in zip(row, rows.items(), strict=True):
             known = marginalise(grid, values, view)
@@ -97,131 +128,164 @@ def _queue(data: FigureData) -> Figure:
             most = np.quantile(known, 0.98) if known.size else 1.0
             capped = known.size > 0 and most < known.max() and len(view) > 1
             mesh = show_grid(axes, grid, values, view, **({"vmax": most} if capped else {}))
-            others = [other for other in grid.names if other not in view]
-            set_title(axes, name + (f", mean over {' and '.join(others)}" if others else ""))
+            set_title(axes, name + _mean_over(grid, view))
             if mesh is not None:
                 add_colour_bar(axes, mesh, extend="max" if capped else "neither")
     return figure
 
 
-def _evaluation(data: FigureData) -> Figure:
-    grid, draws = data.evaluation_grid, data.draws
-    diverged = diverged_tasks(data.losses)
-    k = data.losses.shape[1] - 1
-    cells = cell_means(data.losses[:, k], diverged[:, k], draws)
-    views = views_of(grid)
-    figure, ((*maps, distribution),) = make_panels(1, len(views) + 1, 5.0, 4.0, right=1.0)
-    norm = log_norm(np.concatenate([marginalise(grid, cells, view).ravel() for view in views]))
+def _mean_over(grid: ParameterGrid, view: Sequence[str]) -> str:
+    """The part of a title that names the axes which a panel does not show."""
+    others = [name for name in grid.names if name not in view]
+    return f", mean over {' and '.join(others)}" if others else ""
+
+
+def draw_evaluation(data: FigureData) -> Figure:
+    """Each metric over the grid after the last inner step, and its distribution over the tasks."""
+    views, room = views_of(data.evaluation_grid), names_room(data.evaluation_grid)
+    size = {"left": 0.75 + room, "bottom": 0.5 + room, "right": 1.0}
+    figure, rows = make_panels(len(data.metrics), len(views) + 1, 5.0 + room, 4.0 + room, **size)
+    diverged = diverged_tasks(data.values[SCORE])
+    for (*maps, distribution), metric in zip(rows, data.metrics, strict=True):
+        _draw_maps(data, metric, maps, diverged[:, -1])
+        _draw_distribution(distribution, metric, data.of(metric), diverged)
+    return figure
+
+
+def _draw_maps(data: FigureData, metric: Metric, maps: Sequence[Axes], diverged: np.ndarray) -> None:
+    grid, views, values = data.evaluation_grid, views_of(data.evaluation_grid), data.of(metric)
+    cells = cell_means(values[:, -1], diverged, data.draws)
+    shown = np.concatenate([marginalise(grid, cells, view).ravel() for view in views])
+    style = {"norm": norm_of(shown, metric.logarithmic), "cmap": colours_for(metric)}
     centres = np.stack(np.unravel_index(np.arange(grid.size), grid.shape), axis=1)
-    marked = centres[diverged[:, k].reshape(-1, draws).any(axis=1)]
-    label = f"{diverged[:, k].sum()} diverged"
+    marked = centres[diverged.reshape(-1, data.draws).any(axis=1)]
     for axes, view in zip(maps, views, strict=True):
-        mesh = show_grid(axes, grid, cells, view, **({"norm": norm} if len(view) == 2 else {}))
-        others = [name for name in grid.names if name not in view]
-        over = f", mean over {' and '.join(others)}" if others else ""
-        set_title(axes, f"loss after {k} inner steps{over}")
-        if mesh is not None:
-            add_colour_bar(axes, mesh, label="mean squared error" if _is_regression(data) else "loss")
+        mesh = show_grid(axes, grid, cells, view, **(style if len(view) == 2 else {}))
+        set_title(axes, f"after {values.shape[1] - 1} inner steps{_mean_over(grid, view)}")
+        if mesh is None:
+            axes.set_ylabel(label_of(metric))
+        else:
+            add_colour_bar(axes, mesh, label=label_of(metric))
         if marked.size:
             middles = [(edges[:-1] + edges[1:]) / 2 for edges in (grid.axes[name].edges() for name in view)]
             place = [m[marked[:, grid.names.index(name)]] for m, name in zip(middles, view, strict=True)]
             if len(view) == 1:
                 place.append(np.zeros(len(marked)))
-            axes.plot(*place, "x", color="red", markersize=5, label=label)
+            axes.plot(*place, "x", color="red", markersize=5, label=f"{diverged.sum()} diverged")
             axes.legend(fontsize=8)
-    positive = data.losses[np.isfinite(data.losses) & ~diverged & (data.losses > 0)]
-    if positive.size:
-        bins = np.geomspace(positive.min(), positive.max() * 1.0001, 40)
-        for colour, step in zip(COLOURS, reported_steps(k), strict=False):
-            losses = data.losses[~diverged[:, step], step]
+
+
+def _draw_distribution(axes: Axes, metric: Metric, values: np.ndarray, diverged: np.ndarray) -> None:
+    """How the tasks are distributed after the reported inner steps."""
+    shown = values[np.isfinite(values) & ~diverged & ((values > 0) | (not metric.logarithmic))]
+    if shown.size:
+        space = np.geomspace if metric.logarithmic else np.linspace
+        bins = space(shown.min(), shown.max() * 1.0001 if metric.logarithmic else shown.max(), 40)
+        for colour, step in zip(COLOURS, reported_steps(values.shape[1] - 1), strict=False):
             style: dict[str, Any] = {"histtype": "step", "linewidth": 1.5, "color": colour}
-            distribution.hist(losses, bins=bins, label=f"{step}", **style)
-        use_log_scale(distribution.xaxis)
+            axes.hist(values[~diverged[:, step], step], bins=bins, label=f"{step}", **style)
+        if metric.logarithmic:
+            use_log_scale(axes.xaxis)
         beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "frameon": False}
-        distribution.legend(title="inner steps", fontsize=8, title_fontsize=8, **beside)
-    distribution.set(xlabel="loss", ylabel="evaluation tasks")
-    set_title(distribution, f"distribution over {len(data.losses)} tasks")
+        axes.legend(title="inner steps", fontsize=8, title_fontsize=8, **beside)
+    axes.set(xlabel=label_of(metric), ylabel="evaluation tasks")
+    set_title(axes, f"distribution over {len(values)} tasks")
+
+
+def draw_adaptation(data: FigureData) -> Figure:
+    """Each metric over the inner steps: mean, quartiles and tails of the tasks."""
+    diverged = diverged_tasks(data.values[SCORE]).any(axis=1)
+    figure, rows = make_panels(len(data.metrics), 1, 9.0, 4.0, right=2.8)
+    for (axes,), metric in zip(rows, data.metrics, strict=True):
+        # The same tasks at every step, or the curve would change by dropping some.
+        _draw_over_inner_steps(axes, metric, data.of(metric)[~diverged])
+        if diverged.any():
+            axes.plot([], [], " ", label=f"left out: {diverged.sum()} that diverged at some step")
+        axes.set(xlabel="inner steps", ylabel=f"{label_of(metric)} on query data")
+        if metric.logarithmic:
+            use_log_scale(axes.yaxis)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))  # beside the curves, never on them
     return figure
 
 
-def _adaptation(data: FigureData) -> Figure:
-    diverged = diverged_tasks(data.losses).any(axis=1)
-    kept = data.losses[~diverged].T  # the same tasks at every step, or the curve would fall by dropping some
-    steps = range(len(kept)) if kept.size else []
-    figure, ((axes,),) = make_panels(1, 1, 9.0, 4.0, right=2.8)
-    quartiles = np.array([np.quantile(kept[k], [0.25, 0.5, 0.75]) for k in steps]).reshape(-1, 3).T
+def _draw_over_inner_steps(axes: Axes, metric: Metric, values: np.ndarray) -> None:
+    columns = list(values.T) if values.size else []
+    steps = range(len(columns))
+    quartiles = np.array([np.quantile(column, [0.25, 0.5, 0.75]) for column in columns]).reshape(-1, 3).T
     axes.fill_between(steps, quartiles[0], quartiles[2], color=COLOURS[0], alpha=0.2, label="middle half of the tasks")
     axes.plot(steps, quartiles[1], color=COLOURS[0], linestyle="--", label="median")
-    axes.plot(steps, [kept[k].mean() for k in steps], color=COLOURS[0], marker="o", markersize=4, label="mean")
-    for colour, tail in zip(COLOURS[1:], TAILS, strict=False):
-        worst = [cvar(kept[k], tail) for k in steps]
-        axes.plot(steps, worst, color=colour, marker="s", markersize=3, label=f"CVaR, worst {tail} %")
-    if diverged.any():
-        axes.plot([], [], " ", label=f"left out: {diverged.sum()} that diverged at some step")
-    axes.set(xlabel="inner steps", ylabel="loss on query data")
-    use_log_scale(axes.yaxis)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))  # beside the curves, never on them
-    return figure
+    means = [column.mean() for column in columns]
+    axes.plot(steps, means, color=COLOURS[0], marker="o", markersize=4, label="mean")
+    tails = [statistic for statistic in LOGGED if statistic.tail]
+    for colour, tail in zip(COLOURS[1:], tails, strict=False):
+        worst = [as_cost(cvar(as_cost(column, metric), tail.tail or 0), metric) for column in columns]
+        axes.plot(steps, worst, color=colour, marker="s", markersize=3, label=tail.label)
 
 
-def _learning_curves(data: FigureData) -> Figure:
-    steps = data.metrics["step"]
-    inner_steps = reported_steps(data.losses.shape[1] - 1)
-    panels = {
-        "loss": "mean evaluation loss",
-        "std": "standard deviation over tasks",
-        "worst": "worst task",
-        **{f"cvar_{tail}": f"CVaR, worst {tail} %" for tail in TAILS},
-        "diverged": "diverged tasks, left out of the others",
-    }
-    figure, rows = make_panels(2, 4, 3.9, 3.3)
+def draw_learning_curves(data: FigureData) -> Figure:
+    """Every statistic of the evaluations over the meta-steps, after the reported inner steps."""
+    steps, history, several = data.history["step"], data.history, len(data.metrics) > 1
+    panels: list[tuple[str, str, bool]] = []  # title, column, logarithmic
+    for metric in data.metrics:
+        own = None if metric == data.metrics[0] else metric
+        for statistic in LOGGED:
+            title = f"{metric.label}: {statistic.label}" if several else statistic.label
+            panels.append((title, column_of(statistic, own), metric.logarithmic))
+        if own is None:
+            panels.append((DIVERGED, "diverged", True))
+    figure, rows = make_panels(-(-(len(panels) + 2) // 4), 4, 3.9, 3.3)
     first, *others = (axes for row in rows for axes in row)
-    first.plot(steps, data.metrics["train/loss"], color=COLOURS[0], linewidth=0.8)
+    first.plot(steps, history["train/loss"], color=COLOURS[0], linewidth=0.8)
     set_title(first, "loss after adapting, as drawn in training")
-    for axes, (name, title) in zip(others, panels.items(), strict=False):
-        for k, colour in zip(inner_steps, COLOURS, strict=False):
-            values = data.metrics[f"eval/{name}_step_{k}"]
+    for axes, (title, column, _) in zip(others, panels, strict=False):
+        for k, colour in zip(reported_steps(data.values[SCORE].shape[1] - 1), COLOURS, strict=False):
+            values = history[f"eval/{column}_step_{k}"]
             known = ~np.isnan(values)
             axes.plot(steps[known], values[known], color=colour, linewidth=1.5, label=f"{k}")
         set_title(axes, title)
-    others[-1].set_axis_off()
-    others[-1].legend(*others[0].get_legend_handles_labels(), title="inner steps", fontsize=8, loc="upper left")
-    for axes in (first, *others[:-1]):
-        axes.set_xlabel("meta-steps")
+    beside, *empty = others[len(panels) :]
+    for axes in (beside, *empty):
+        axes.set_axis_off()
+    beside.legend(*others[0].get_legend_handles_labels(), title="inner steps", fontsize=8, loc="upper left")
+    for axes, logarithmic in zip((first, *others), (True, *(logarithmic for *_, logarithmic in panels)), strict=False):
+        _scale_curves(axes, logarithmic)
+    return figure
+
+
+def _scale_curves(axes: Axes, logarithmic: bool) -> None:
+    axes.set_xlabel("meta-steps")
+    shown = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
+    shown = shown[np.isfinite(shown)]
+    if not (shown < 0).any():
         axes.set_ylim(bottom=0)
-        shown = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
-        shown = shown[np.isfinite(shown)]
-        if shown.size and (shown > 0).all():  # not the counts, nor what is unknown before the first meta-step
-            axes.autoscale(axis="y")
-            use_log_scale(axes.yaxis)
-        axes.grid(alpha=0.3)
-    return figure
+    if logarithmic and shown.size and (shown > 0).all():  # not the counts, nor what is unknown before the first step
+        axes.autoscale(axis="y")
+        use_log_scale(axes.yaxis)
+    axes.grid(alpha=0.3)
 
 
-def _regression(data: FigureData) -> Figure | None:
-    """Target and network at a low, a middle and a high value of the first parameter, the others in the middle."""
-    examples = data.examples
-    if examples is None:
+def draw_pictures(data: FigureData) -> Figure | None:
+    """Some tasks before and after adapting, as their family shows them."""
+    pictures = data.pictures
+    if pictures is None:
         return None
-    name, axis = next(iter(data.evaluation_grid.axes.items()))
-    steps = sorted({0, 1, data.losses.shape[1] - 1})
-    figure, (row,) = make_panels(1, 3, 4.4, 3.9)
+    figure, (row,) = make_panels(1, len(pictures.tasks), 4.4, 3.9)
     for i, axes in enumerate(row):
-        axes.sharey(row[0]) if i else None
-        axes.plot(examples.x[i], examples.target[i], color="black", linewidth=2, label="target")
-        support = examples.support
-        axes.plot(support.inputs[i], support.targets[i], "^", color="black", markersize=6, label="support points")
-        for k, colour, line in zip(steps, COLOURS, (":", "--", "-"), strict=False):
-            label = f"after {k} inner step{'' if k == 1 else 's'}"
-            axes.plot(examples.x[i], examples.predictions[i, k], line, color=colour, linewidth=1.8, label=label)
-        set_title(axes, f"{name} {examples.task[i, 0] / axis.scale:.2f}{UNITS.get(axis.unit, axis.unit)}")
-        axes.set_xlabel("x")
+        axes.set_prop_cycle(color=COLOURS)
         axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("y")
-    figure.axes[0].legend(fontsize=8)
+        data.draw_picture(axes, pictures.of(i))
+        set_title(axes, describe_task(data.grid, pictures.tasks[i]))
+    if row[0].get_legend_handles_labels()[0]:
+        row[0].legend(fontsize=8)
     return figure
 
 
-def _is_regression(data: FigureData) -> bool:
-    return data.examples is not None
+FIGURES: Mapping[str, Draw] = {
+    "queue": draw_queue,
+    "evaluation": draw_evaluation,
+    "adaptation": draw_adaptation,
+    "learning_curves": draw_learning_curves,
+    "pictures": draw_pictures,
+}
+"""The package's figures of a run, by name."""
