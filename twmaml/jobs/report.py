@@ -12,7 +12,7 @@ import numpy as np
 from twmaml.configuration.build import Job
 from twmaml.configuration.settings import listed
 from twmaml.jobs.job import Request
-from twmaml.statistics import TAILS, reported_steps
+from twmaml.statistics import LOGGED, reported_steps
 from twmaml.training.recorder import Run, RunRecord
 
 _FILES = {"figures": "figures/", "metrics": "metrics.csv", "evaluation": "evaluation/", "summary": "summary.json"}
@@ -60,8 +60,7 @@ def mean_metrics(runs: Sequence[RunRecord]) -> dict[str, float]:
 def closing_table(job: Job, runs: Sequence[RunRecord]) -> list[tuple[int, dict[str, float]]]:
     """The statistics after each reported inner step, averaged over the runs."""
     mean = mean_metrics(runs)
-    names = {"loss": "mean", "std": "sd", "worst": "worst", **{f"cvar_{t}": f"CVaR, worst {t} %" for t in TAILS}}
-    names["diverged"] = "diverged (left out)"
+    names = {f"{statistic.column}": statistic.label for statistic in LOGGED} | {"diverged": "diverged (left out)"}
     steps = reported_steps(job.evaluation.steps)
     return [(k, {label: mean[f"eval/{name}_step_{k}"] for name, label in names.items()}) for k in steps]
 

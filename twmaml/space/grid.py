@@ -29,6 +29,11 @@ class ParameterGrid:
         self.continuous = all(axis.continuous for axis in self.axes.values())
 
     @property
+    def scale(self) -> Float[np.ndarray, " axes"]:
+        """Configured units inside a task, of each axis: radians for degrees."""
+        return np.array([axis.scale for axis in self.axes.values()], np.float32)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The names of the task parameters, in the order of a task's entries."""
         return tuple(self.axes)

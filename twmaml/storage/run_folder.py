@@ -108,10 +108,13 @@ def cut_back(folder: Path, evaluates_at: Callable[[int], bool], checkpoint: Chec
     """
     step = -1 if checkpoint is None else checkpoint.notes.step
     remove_after(folder, step)
-    for path in (folder / "evaluation").glob("*.npz"):
+    for path in (folder / "evaluation").rglob("*.npz"):
         if path.stem.isdecimal() and not (int(path.stem) <= step and evaluates_at(int(path.stem))):
             path.unlink()
-    for part in (folder, folder / "evaluation", folder / "figures"):
-        for path in part.glob(".*.partial"):
-            path.unlink()
+    for path in [
+        *folder.glob(".*.partial"),
+        *folder.glob("evaluation/**/.*.partial"),
+        *folder.glob("figures/.*.partial"),
+    ]:
+        path.unlink()
     (folder / "summary.json").unlink(missing_ok=True)

@@ -142,7 +142,7 @@ def _train_together(
     show: Callable[[str, Sequence[RunRecord]], None],
 ) -> None:
     """Trains runs that start at the same step as one program, and adds them to `runs`."""
-    evaluation, memory = starts[0].job.evaluation, starts[0].request.settings.devices.memory_gib
+    job, memory = starts[0].job, starts[0].request.settings.devices.memory_gib
     with ThreadPoolExecutor() as background:
         whole = _programs(starts, background)
         wandb_runs: list[WandbRun] = []
@@ -152,10 +152,10 @@ def _train_together(
             wandb_runs += background.map(_open_wandb, starts[1:])
             for part, programs in _compiled(whole, starts, memory, background):
                 opened = [
-                    _open(start, plan, metric_names(programs, evaluation, start.job.learner.sampler), wandb_run)
+                    _open(start, plan, metric_names(programs, job.evaluations, start.job.learner.sampler), wandb_run)
                     for start, wandb_run in zip(starts[part], wandb_runs[part], strict=True)
                 ]
-                session = Session(programs, evaluation, opened, plan, background, drawing)
+                session = Session(programs, job.evaluations, job.figures, opened, plan, background, drawing)
                 session.start([start.checkpoint for start in starts[part]])
                 runs.update({run.folder: run for run in opened})
                 session.train(stopping, lambda stage: show(stage, [*runs.values()]))

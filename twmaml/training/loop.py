@@ -1,12 +1,10 @@
 """The host's side of training: chunks of the compiled loop, and between them what is logged, evaluated and drawn."""
 
 import importlib
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
-from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -19,23 +17,34 @@ from twmaml.meta_learning.learner import RunState
 from twmaml.samplers.base import Sampler
 from twmaml.space.priority_queue import visit_loss_correlation
 from twmaml.statistics import summarize
-from twmaml.storage.checkpoint import Checkpoint, pack
+from twmaml.storage import evaluation_file, pictures_file, summary
+from twmaml.storage.checkpoint import Checkpoint
 from twmaml.storage.checkpoint import write as write_checkpoint
-from twmaml.storage.files import run_log, write_arrays, write_json
+from twmaml.storage.files import run_log
 from twmaml.storage.metrics_file import read_metrics
 from twmaml.training.diagnosis import describe_failure
 from twmaml.training.plan import Plan
 from twmaml.training.programs import Programs
-from twmaml.training.recorder import Run
+from twmaml.training.recorder import Results, Run, pack_results
 
 _CORRELATION = "queue/visit_loss_correlation"
 
 
-def metric_names(programs: Programs, evaluation: Evaluation, sampler: Sampler) -> list[str]:
+def metric_names(programs: Programs, evaluations: Mapping[str, Evaluation], sampler: Sampler) -> list[str]:
     """The columns of the metrics.csv of a run."""
-    of_chunk = programs.metric_names(sampler)
-    nothing = np.zeros((evaluation.grid.size * evaluation.draws, evaluation.steps + 1))
-    return [*of_chunk, _CORRELATION, *summarize(nothing, evaluation.draws)]
+    nothing = {
+        name: {
+            metric: np.zeros((e.grid.size * e.draws, e.steps + 1)) for metric in ("loss", *(m.key for m in e.metrics))
+        }
+        for name, e in evaluations.items()
+    }
+    return [*programs.metric_names(sampler), _CORRELATION, *summarize_splits(nothing, evaluations)]
+
+
+def summarize_splits(results: Results, evaluations: Mapping[str, Evaluation]) -> dict[str, float]:
+    """The figures of all splits by metric name."""
+    figures = [summarize(results[name], e.metrics, e.draws, name) for name, e in evaluations.items()]
+    return {name: value for of_split in figures for name, value in of_split.items()}
 
 
 class Session:
@@ -43,7 +52,8 @@ class Session:
 
     Args:
         programs: compiled.
-        evaluation: what the runs are judged by.
+        evaluations: judge the runs, by the name of the split.
+        figures: of the user's own, by name.
         runs: in the order of the programs' seeds.
         plan: how far they go, and what happens when.
         background: threads, which write checkpoints.
@@ -53,15 +63,15 @@ class Session:
     def __init__(
         self,
         programs: Programs,
-        evaluation: Evaluation,
+        evaluations: Mapping[str, Evaluation],
+        figures: Mapping[str, Any],
         runs: Sequence[Run],
         plan: Plan,
         background: Executor,
         drawing: Executor,
     ) -> None:
-        self._programs, self._evaluation = programs, evaluation
+        self._programs, self._evaluations, self._figures = programs, evaluations, figures
         self._runs, self._plan = runs, plan
-        self._scale = np.array([axis.scale for axis in evaluation.grid.axes.values()], np.float32)
         self._background, self._drawing = background, drawing
         background.submit(importlib.import_module, "twmaml.figures.run")
         self._saving: Future[list[tuple[int, Exception]]] = background.submit(list)
@@ -166,14 +176,30 @@ class Session:
 
     def _judge(self, step: int) -> list[dict[str, float]]:
         """Evaluates; the statistics of every run that is running, none of the others."""
-        losses = self._programs.evaluate(self._states)
+        results = self._programs.evaluate(self._states)
         statistics: list[dict[str, float]] = [{} for _ in self._runs]
         for i in self._running():
             with self._alone(i) as run:
-                run.losses = losses[i]
-                self._save_evaluation(i, step)
-                statistics[i] = summarize(losses[i], self._evaluation.draws)
+                self._keep_results(i, step, results)
+                statistics[i] = summarize_splits(run.results, self._evaluations)
         return statistics
+
+    def _keep_results(self, index: int, step: int, results: Results) -> None:
+        """Takes a run's part of the results, and writes its files."""
+        run, queue = self._runs[index], self._states.queue
+        run.results = jax.tree.map(lambda values: values[index], results)
+        for name, evaluation in self._evaluations.items():
+            fixed = self._programs.tasks[name]
+            cells = None if fixed.cells is None else np.asarray(fixed.cells)
+            record = evaluation_file.EvaluationRecord(
+                grid=evaluation.grid,
+                metrics=evaluation.metrics,
+                values=run.results[name],
+                tasks=np.asarray(fixed.tasks) / evaluation.grid.scale,
+                queue_losses=None if cells is None else np.asarray(queue.losses)[index, cells],
+                visits=None if cells is None else np.asarray(queue.visits)[index, cells],
+            )
+            evaluation_file.write(evaluation_file.path_of(run.folder, step, name), record)
 
     def _rows(self, chunk: Chunk) -> list[dict[str, float]]:
         """What is logged of a chunk, for each run."""
@@ -199,12 +225,11 @@ class Session:
         if failure > start:
             self._states, chunk = self._programs.advance(healthy, failure - start)
             rows = self._rows(chunk)
-        losses = self._programs.evaluate(self._states)
+        results = self._programs.evaluate(self._states)
         for i in indices:
             with self._alone(i) as run:
-                run.losses = losses[i]
-                self._save_evaluation(i, failure)
-                statistics = summarize(run.losses, self._evaluation.draws)
+                self._keep_results(i, failure, results)
+                statistics = summarize_splits(run.results, self._evaluations)
                 if rows is None:  # the row of this step is written already
                     run.latest |= statistics
                 else:
@@ -225,12 +250,9 @@ class Session:
         if step == self._saved:
             return
         self._saved = step
-        states = {name: np.asarray(leaf) for name, leaf in pack(self._states).items()}
-        due = []
-        for i in self._running():
-            run = self._runs[i]
-            arrays = {name: np.asarray(rows[i]) for name, rows in states.items()} | {"losses": run.losses}
-            due.append((i, Checkpoint(run.notes(), arrays)))
+        states = self._programs.save(self._states)
+        running = [(i, self._runs[i]) for i in self._running()]
+        due = [(i, Checkpoint(run.notes(), {**states[i], **pack_results(run.results)})) for i, run in running]
 
         def write_all() -> list[tuple[int, Exception]]:
             failed = []
@@ -250,24 +272,6 @@ class Session:
                 with self._alone(i):
                     raise error
 
-    def _save_evaluation(self, index: int, step: int) -> None:
-        """Writes `evaluation/<step>.npz`; the README says what is in it."""
-        run, grid, queue = self._runs[index], self._evaluation.grid, self._states.queue
-        axes = grid.axes.values()
-        cells = np.asarray(self._programs.tasks.cells)
-        write_arrays(
-            run.folder / "evaluation" / f"{step}.npz",
-            losses=run.losses,
-            tasks=np.asarray(self._programs.tasks.tasks) / self._scale,
-            names=grid.names,
-            units=[axis.unit for axis in axes],
-            shape=grid.shape,
-            low=[axis.low for axis in axes],
-            high=[axis.high for axis in axes],
-            queue_losses=np.asarray(queue.losses)[index, cells],
-            visits=np.asarray(queue.visits)[index, cells],
-        )
-
     def _draw(self, indices: Sequence[int]) -> None:
         """Has the figures of runs drawn beside the training."""
         for i in indices:
@@ -278,46 +282,40 @@ class Session:
         from twmaml.figures.run import FigureData, draw_all  # noqa: PLC0415  imported in the background by now
 
         run.finish_figures()
-        queue, probabilities, examples = self._programs.illustrate(self._states, index)
-        if examples is not None:
-            write_arrays(
-                run.folder / "examples.npz",
-                tasks=examples.task / self._scale,
-                x=examples.x,
-                targets=examples.target,
-                predictions=examples.predictions,
-                support_inputs=examples.support.inputs,
-                support_targets=examples.support.targets,
-            )
+        queue, probabilities, drawn = self._programs.illustrate(self._states, index)
+        evaluation = self._evaluations["eval"]
+        pictures = None
+        if drawn:
+            pictures = pictures_file.Pictures(drawn.pop("tasks") / evaluation.grid.scale, drawn)
+            pictures_file.write(run.folder, pictures)
         data = FigureData(
             title=f"{run.title}, meta-step {run.step:,}",
-            grid=self._evaluation.learner.family.grid,
-            evaluation_grid=self._evaluation.grid,
-            draws=self._evaluation.draws,
+            grid=self._programs.queue_grid,
+            evaluation_grid=evaluation.grid,
+            draws=evaluation.draws,
             queue=queue,
             probabilities=probabilities,
-            examples=examples,
-            losses=run.losses,
-            metrics=read_metrics(run.folder / "metrics.csv"),
+            metrics=evaluation.metrics,
+            values=run.results["eval"],
+            history=read_metrics(run.folder / "metrics.csv"),
+            pictures=pictures,
+            draw_picture=evaluation.learner.family.draw_picture,
         )
-        run.figures = (run.step, self._drawing.submit(draw_all, data, run.folder / "figures"))
+        run.figures = (run.step, self._drawing.submit(draw_all, data, run.folder / "figures", self._figures))
 
     def _close(self, run: Run) -> None:
         """Writes summary.json and ends the W&B run."""
-        finished = run.status == "finished"
-        packages = ("twmaml", "jax", "jaxlib", "optax", "numpy", "hydra-core", "wandb")
-        summary = {
-            "status": f"failed: {run.status}" if run.failed else run.status,
-            "seed": run.seed,
-            "step": run.step,
-            "wall_seconds": round(time.perf_counter() - self._began, 3),
-            "runs_at_once": len(self._runs),
-            "meta_steps_per_second": round((run.step - self._start) / self._seconds, 1) if self._seconds > 0 else None,
-            **run.latest,
-            "python": platform.python_version(),
-            **{name: version(name) for name in packages},
-            "device": jax.devices()[0].device_kind,
-        }
-        write_json(run.folder / "summary.json", summary)
+        trained = run.step - self._start
+        end = summary.Summary(
+            status=f"failed: {run.status}" if run.failed else run.status,
+            seed=run.seed,
+            step=run.step,
+            wall_seconds=round(time.perf_counter() - self._began, 3),
+            runs_at_once=len(self._runs),
+            meta_steps_per_second=round(trained / self._seconds, 1) if self._seconds > 0 else None,
+            metrics=run.latest,
+            device=jax.devices()[0].device_kind,
+        )
+        summary.write(run.folder, end)
         run.metrics.close()
-        run.wandb.finish(run.latest, exit_code=0 if finished else 1)
+        run.wandb.finish(run.latest, exit_code=0 if run.status == "finished" else 1)

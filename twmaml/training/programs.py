@@ -93,6 +93,7 @@ class Programs:
         self._compiling = (compiling, others)
         self._states = init.out_info
         self._metric_names = [*training.out_info[1].metrics]
+        self.queue_grid = learner.family.grid
         self.tasks: Mapping[str, EvaluationTasks]
         """The tasks of each split."""
 

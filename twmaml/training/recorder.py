@@ -19,6 +19,29 @@ if TYPE_CHECKING:
     from twmaml.figures.run import Drawn
 
 
+Results = Mapping[str, Mapping[str, np.ndarray]]
+"""Every metric of every split, [tasks, inner steps + 1]."""
+
+
+def pack_results(results: Results) -> dict[str, np.ndarray]:
+    """The results by the names that they have in a checkpoint."""
+    named = {(split, metric): array for split, of_split in results.items() for metric, array in of_split.items()}
+    return {"losses" if name == _LOSSES else ".".join(("results", *name)): array for name, array in named.items()}
+
+
+def unpack_results(arrays: Mapping[str, np.ndarray]) -> Results:
+    """The reverse of `pack_results`; other arrays may be among them."""
+    results: dict[str, dict[str, np.ndarray]] = {"eval": {"loss": arrays["losses"]}}
+    for name, array in arrays.items():
+        if name.startswith("results."):
+            _, split, metric = name.split(".")
+            results.setdefault(split, {})[metric] = array
+    return results
+
+
+_LOSSES = ("eval", "loss")
+
+
 @dataclass(kw_only=True)
 class RunRecord:
     """How the training of one seed stands."""
@@ -46,10 +69,16 @@ class Run(RunRecord):
     sampler: Sampler
     metrics: MetricsFile
     wandb: WandbRun
-    losses: np.ndarray = field(default_factory=lambda: np.zeros((0, 1)))
+    results: Results = field(default_factory=dict)
+    """Of the latest evaluation."""
     first_unadapted_loss: float = math.nan
     figures: tuple[int, "Future[Drawn]"] | None = None
     """The figures being drawn, and of which step."""
+
+    @property
+    def losses(self) -> np.ndarray:
+        """Scores of the split `eval`, [tasks, inner steps + 1]."""
+        return self.results["eval"]["loss"]
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes one row to metrics.csv and to W&B."""
@@ -80,7 +109,7 @@ class Run(RunRecord):
         """Makes the host's side what it was."""
         self.step, self.latest = checkpoint.notes.step, dict(checkpoint.notes.latest)
         self.first_unadapted_loss = checkpoint.notes.first_unadapted_loss
-        self.losses = checkpoint.arrays["losses"]
+        self.results = unpack_results(checkpoint.arrays)
 
     def finish_figures(self) -> None:
         """Waits for the figures that are being drawn, if any are, and sends them to W&B."""
