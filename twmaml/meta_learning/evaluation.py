@@ -95,8 +95,8 @@ class Evaluation:
         learner = self.learner
         key = jax.random.fold_in(jax.random.key(self.seed), _PICTURES)
         first, *others = self.grid.axes.values()
-        columns = [first.value(jnp.array([0.1, 0.5, 0.9]) * first.cells)]
-        columns += [axis.value(jnp.full(3, 0.5) * axis.cells) for axis in others]
+        columns = [first.value(jnp.array([0.1, 0.5, 0.9]))]
+        columns += [axis.value(jnp.full(3, 0.5)) for axis in others]
 
         def picture(task: Array) -> dict[str, Array]:
             episode = learner.family.episode(jax.random.fold_in(key, 0), task, data)

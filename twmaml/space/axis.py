@@ -20,7 +20,7 @@ _Piece = Annotated[tuple[Real, Real, PositiveInt], Field(strict=False)]  # a lis
 
 @runtime_checkable
 class Axis(Protocol):
-    """One task parameter, cut into cells. A position counts cells from the start of the axis."""
+    """One task parameter, cut into cells. A position runs from 0 to 1, in which every cell has an equal part."""
 
     @property
     def cells(self) -> int:
@@ -52,7 +52,7 @@ class Axis(Protocol):
         ...
 
     def position(self, value: Float[Array, "*any"]) -> Float[Array, "*any"]:
-        """The position of a task's entry; outside of 0 ... `cells` for a value outside of the range."""
+        """The position of a task's entry; outside of 0 ... 1 for a value outside of the range."""
         ...
 
     def with_cells(self, cells: int) -> "Axis":
@@ -107,15 +107,14 @@ class Interval:
         return self.cells if self.evaluation_cells is None else self.evaluation_cells
 
     def value(self, position: Float[Array, "*any"]) -> Float[Array, "*any"]:
-        """Linear from `low` at 0 to `high` at `cells`."""
-        fraction = position / jnp.float32(self.cells)
-        # Both ends weighted, so that fraction 1 gives `high` itself and nothing above it.
-        return np.float32(self.low * self.scale) * (1 - fraction) + np.float32(self.high * self.scale) * fraction
+        """Linear from `low` at 0 to `high` at 1."""
+        # Both ends weighted, so that 1 gives `high` itself and nothing above it.
+        return np.float32(self.low * self.scale) * (1 - position) + np.float32(self.high * self.scale) * position
 
     def position(self, value: Float[Array, "*any"]) -> Float[Array, "*any"]:
         """The inverse of `value`."""
         low, high = np.float32(self.low * self.scale), np.float32(self.high * self.scale)
-        return (value - low) / (high - low) * jnp.float32(self.cells)
+        return (value - low) / (high - low)
 
     def with_cells(self, cells: int) -> "Interval":
         """The same range cut into another number of cells."""
@@ -173,19 +172,20 @@ class Segments:
     def value(self, position: Float[Array, "*any"]) -> Float[Array, "*any"]:
         """Linear inside each interval; a position at a gap belongs to the interval above it."""
         low, high, cells, start = self._arrays()
-        index = jnp.sum(position[..., None] >= start[1:], axis=-1)
-        fraction = (position - start[index]) / cells[index]
+        counted = position * self.cells
+        index = jnp.sum(counted[..., None] >= start[1:], axis=-1)
+        fraction = (counted - start[index]) / cells[index]
         return low[index] * (1 - fraction) + high[index] * fraction
 
     def position(self, value: Float[Array, "*any"]) -> Float[Array, "*any"]:
         """The inverse of `value`; a value in a gap has the position of the nearer end of an interval."""
         low, high, cells, start = self._arrays()
         index = jnp.sum(value[..., None] >= (high[:-1] + low[1:]) / 2, axis=-1)
-        position = start[index] + (value - low[index]) / (high[index] - low[index]) * cells[index]
+        counted = start[index] + (value - low[index]) / (high[index] - low[index]) * cells[index]
         # The ends at gaps belong to their own intervals.
         first = jnp.concatenate([jnp.array([-jnp.inf]), start[1:]])
         last = jnp.concatenate([jnp.nextafter(start[1:], jnp.float32(0)), jnp.array([jnp.inf])])
-        return jnp.clip(position, first[index], last[index])
+        return jnp.clip(counted, first[index], last[index]) / self.cells
 
     def with_cells(self, cells: int) -> "Segments":
         """The same intervals; so many cells shared out among them by length, at least one each."""
@@ -246,11 +246,11 @@ class Categories:
 
     def value(self, position: Float[Array, "*any"]) -> Float[Array, "*any"]:
         """The index of the kind, as a float."""
-        return jnp.floor(position)
+        return jnp.floor(position * self.cells)
 
     def position(self, value: Float[Array, "*any"]) -> Float[Array, "*any"]:
         """The middle of the cell."""
-        return jnp.round(value) + 0.5
+        return (jnp.round(value) + 0.5) / self.cells
 
     def with_cells(self, cells: int) -> "Categories":
         """The same axis; refuses another number."""

@@ -59,7 +59,10 @@ class ParameterGrid:
 
     def sample_in(self, key: Key[Array, ""], cells: Int[Array, " tasks"]) -> Float[Array, "tasks axes"]:
         """Tasks drawn uniformly inside the given cells."""
-        return self._place(cells, jax.random.uniform(key, (cells.shape[0], len(self.shape))))
+        offset = jax.random.uniform(key, (cells.shape[0], len(self.shape)))
+        if not self.continuous:
+            offset = jnp.where(jnp.array([axis.continuous for axis in self.axes.values()]), offset, 0.5)
+        return self._place(cells, offset)
 
     def sample_around(self, key: Key[Array, ""], cells: Int[Array, " tasks"]) -> Float[Array, "tasks axes"]:
         """Tasks drawn from the hat functions of the given cells, folded back at the ends of the range.
@@ -73,7 +76,7 @@ class ParameterGrid:
         shape = jnp.array(self.shape, jnp.float32)
         folded = jnp.where(position < 0, -position, position)
         folded = jnp.where(folded > shape, 2 * shape - folded, folded)
-        return self._value(folded)
+        return self._value(folded / shape)
 
     def locate(self, tasks: Float[Array, "tasks axes"]) -> Int[Array, " tasks"]:
         """The cell that holds each task; a task outside belongs to the nearest cell."""
@@ -102,10 +105,11 @@ class ParameterGrid:
         return jnp.sum(index * jnp.array(strides, jnp.int32), axis=1, dtype=jnp.int32)
 
     def _place(self, cells: Int[Array, " tasks"], offset: Float[Array, "..."]) -> Float[Array, "tasks axes"]:
-        return self._value(self._unravel(cells) + offset)
+        return self._value((self._unravel(cells) + offset) / jnp.array(self.shape, jnp.float32))
 
     def _value(self, position: Float[Array, "tasks axes"]) -> Float[Array, "tasks axes"]:
         return jnp.stack([axis.value(position[:, i]) for i, axis in enumerate(self.axes.values())], axis=1)
 
     def _position(self, tasks: Float[Array, "tasks axes"]) -> Float[Array, "tasks axes"]:
-        return jnp.stack([axis.position(tasks[:, i]) for i, axis in enumerate(self.axes.values())], axis=1)
+        position = jnp.stack([axis.position(tasks[:, i]) for i, axis in enumerate(self.axes.values())], axis=1)
+        return position * jnp.array(self.shape, jnp.float32)
