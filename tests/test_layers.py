@@ -32,7 +32,6 @@ MAY_IMPORT = {
     "reproduce": {"analysis", "configuration"},
 }
 NOT_YET = {
-    "training.group": {"configuration.build", "jobs.job"},
     "figures.run": {"meta_learning.evaluation"},
 }
 """Imports that go with the mechanisms which are still to come."""

@@ -1,10 +1,10 @@
-"""From a composed configuration to the objects of a job, and from a user's mistake to one clear line."""
+"""From a composed configuration to its objects, and from a user's mistake to one clear line."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import hydra
 import jax
@@ -17,14 +17,14 @@ from pydantic import ValidationError
 from twmaml.adaptation.base import Adaptation
 from twmaml.configuration.explain import explain_instantiation, first_invalid
 from twmaml.configuration.part_checks import check_outcome, check_sampler, check_step, telling_where
-from twmaml.configuration.settings import read_settings
+from twmaml.configuration.settings import Settings
 from twmaml.errors import ConfigurationError, one_line
 from twmaml.meta_learning.evaluation import Evaluation
 from twmaml.meta_learning.learner import MetaLearner
 from twmaml.models.base import Model
 from twmaml.samplers.base import Sampler
 from twmaml.tasks.base import TaskFamily
-from twmaml.training.memory import least_bytes
+from twmaml.training.memory import Need, least_bytes
 from twmaml.types import Params
 
 _MOST_WEIGHTS = 1e9  # with gradient and optimiser state 16 GB
@@ -32,31 +32,25 @@ _MOST_WEIGHTS = 1e9  # with gradient and optimiser state 16 GB
 _MOST_TASKS = 1_000_000  # of an evaluation; they take minutes
 
 
-class Need(NamedTuple):
-    """What a part of a run takes of the memory."""
-
-    what: str
-    least_bytes: float
-    keys: str
-    """Those that it depends on, with their values."""
-
-
 @plain_dataclass(frozen=True)
-class Job:
-    """What a configuration describes but for the seed, built."""
+class Parts:
+    """Whatever a configuration describes but for the seed, built."""
 
     learner: MetaLearner
     evaluation: Evaluation
     needs: Sequence[Need]
 
 
-def build_job(cfg: DictConfig) -> Job:
+def build_parts(cfg: DictConfig, settings: Settings) -> Parts:
     """Builds and checks everything that a configuration describes; nothing is compiled.
+
+    Args:
+        cfg: the configuration.
+        settings: its own keys, read.
 
     Raises:
         ConfigurationError: for the first thing that is wrong.
     """
-    settings = read_settings(cfg)
     _check_epsilon(cfg)
     learner = MetaLearner(
         family=build_part(cfg, "task", TaskFamily),
@@ -113,7 +107,7 @@ def build_job(cfg: DictConfig) -> Job:
         Need("training", least_bytes(training), f"{batch} {inner} {network}"),
         Need("evaluating", least_bytes(judging), f"{cells} {data} {network}"),
     ]
-    return Job(learner, evaluation, needs)
+    return Parts(learner, evaluation, needs)
 
 
 def build_part(cfg: DictConfig, key: str, protocol: Any) -> Any:

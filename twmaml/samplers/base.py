@@ -32,6 +32,8 @@ class Sampler(ABC):
     """Whether losses are weighted so that the gradient is that of uniform sampling in expectation."""
     interpolate: bool = False
     """Whether tasks come from the interpolated distribution instead of uniformly from the drawn cell."""
+    remedy: str = "bound them"
+    """What a user should do where importance weights have grown too large."""
 
     @abstractmethod
     def probabilities(self, queue: PriorityQueue, step: Step) -> Float[Array, " cells"]:
