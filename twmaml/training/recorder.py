@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -85,6 +85,7 @@ class RunResult:
         return self.status not in ("running", "finished", "interrupted")
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Whoever watches the training."""
 
