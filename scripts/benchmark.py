@@ -33,8 +33,9 @@ import numpy as np
 import optax
 from omegaconf import DictConfig
 
-from twmaml.configuration.build import Job, build_job
+from twmaml.configuration.build import Parts, build_parts
 from twmaml.configuration.config_files import configuration_folder
+from twmaml.configuration.settings import read_settings
 from twmaml.figures.pool import count_cores
 from twmaml.meta_learning.chunk import train_chunk
 from twmaml.storage.checkpoint import Checkpoint, Notes, pack, write
@@ -45,13 +46,13 @@ Block = Callable[[int], None]
 """Runs so many meta-steps and returns when they are done."""
 
 
-def plain_loop(job: Job) -> Block:
+def plain_loop(parts: Parts) -> Block:
     """One jitted step in a Python loop; the same network, optimiser, tasks (of sin2d) and rule (importance_delta)."""
-    learner, generator = job.learner, np.random.default_rng(0)
+    learner, generator = parts.learner, np.random.default_rng(0)
     grid = learner.family.grid
     low, high = (np.array([getattr(a, end) * a.scale for a in grid.axes.values()]) for end in ("low", "high"))
     tasks, shots, queries = learner.meta_batch, learner.shots, learner.queries
-    inner_rate = job.learner.adaptation.learning_rate  # type: ignore[attr-defined]
+    inner_rate = parts.learner.adaptation.learning_rate  # type: ignore[attr-defined]
 
     def task_loss(params: Any, x: Any, y: Any) -> Any:
         def loss(params: Any, part: slice) -> Any:
@@ -107,11 +108,11 @@ def plain_loop(job: Job) -> Block:
     return block
 
 
-def compiled_loop(job: Job) -> Block:
+def compiled_loop(parts: Parts) -> Block:
     """twmaml's own: chunks of meta-steps as one program."""
-    train = over_runs(partial(train_chunk, job.learner), shard_runs(1))
+    train = over_runs(partial(train_chunk, parts.learner), shard_runs(1))
     carried = jax.device_put(
-        jax.vmap(job.learner.init)(jnp.zeros(1, jnp.uint32)), shard_runs(1)
+        jax.vmap(parts.learner.init)(jnp.zeros(1, jnp.uint32)), shard_runs(1)
     )  # as it comes back, or it compiles twice
 
     def block(steps: int) -> None:
@@ -122,9 +123,9 @@ def compiled_loop(job: Job) -> Block:
     return block
 
 
-def compare(job: Job, blocks: int, steps: int) -> None:
+def compare(parts: Parts, blocks: int, steps: int) -> None:
     """Both loops in turn, in meta-steps a CPU-second."""
-    loops = {"plain loop": plain_loop(job), "twmaml": compiled_loop(job)}
+    loops = {"plain loop": plain_loop(parts), "twmaml": compiled_loop(parts)}
     rates: dict[str, list[float]] = {name: [] for name in loops}
     for loop in loops.values():
         loop(10)
@@ -139,34 +140,34 @@ def compare(job: Job, blocks: int, steps: int) -> None:
     print(f"{'ratio':<28} {np.median(ratios):8.2f} [{min(ratios):.2f}, {max(ratios):.2f}]")
 
 
-def time_evaluation(job: Job, repeats: int) -> None:
+def time_evaluation(parts: Parts, repeats: int) -> None:
     """Milliseconds of one evaluation, after compilation."""
-    evaluate = over_runs(job.evaluation.losses, shard_runs(1))
-    meta_params = jax.vmap(job.learner.init)(jnp.zeros(1, jnp.uint32)).meta_params
-    fixed = job.evaluation.tasks()
+    evaluate = over_runs(parts.evaluation.losses, shard_runs(1))
+    meta_params = jax.vmap(parts.learner.init)(jnp.zeros(1, jnp.uint32)).meta_params
+    fixed = parts.evaluation.tasks()
     jax.block_until_ready(evaluate(meta_params, fixed))
     times = []
     for _ in range(repeats):
         began = time.perf_counter()
         jax.block_until_ready(evaluate(meta_params, fixed))
         times.append(1000 * (time.perf_counter() - began))
-    label = f"evaluation, {fixed.tasks.shape[0]} tasks x {job.evaluation.steps} steps"
+    label = f"evaluation, {fixed.tasks.shape[0]} tasks x {parts.evaluation.steps} steps"
     print(f"{label:<28} {np.median(times):8.1f} [{min(times):.1f}, {max(times):.1f}] ms")
 
 
-def compose(overrides: Sequence[str]) -> Job:
+def compose(overrides: Sequence[str]) -> Parts:
     """The job that the command line would build."""
     with hydra.initialize_config_dir(configuration_folder(), version_base="1.3"):
         cfg: DictConfig = hydra.compose("train", ["task=sin2d", "sampler=importance_delta", *overrides])
-    return build_job(cfg)
+    return build_parts(cfg, read_settings(cfg))
 
 
-def time_checkpoints(job: Job, blocks: int, steps: int, every: int) -> None:
+def time_checkpoints(parts: Parts, blocks: int, steps: int, every: int) -> None:
     """CPU-seconds of a checkpoint, and of the meta-steps between two."""
-    state = job.learner.init(0)
+    state = parts.learner.init(0)
     arrays = {name: np.asarray(leaf) for name, leaf in pack(state).items()}
-    arrays["losses"] = np.zeros((job.evaluation.grid.size, job.evaluation.steps + 1))
-    loop, seconds = compiled_loop(job), np.zeros((blocks, 2))
+    arrays["losses"] = np.zeros((parts.evaluation.grid.size, parts.evaluation.steps + 1))
+    loop, seconds = compiled_loop(parts), np.zeros((blocks, 2))
     began = time.process_time()
     importlib.import_module("orbax.checkpoint")
     print(f"{'import of Orbax, once':<28} {time.process_time() - began:8.3f} CPU-s")
@@ -313,10 +314,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.what == "loop":
         pin(1)
-        job = compose(arguments.set)
+        parts = compose(arguments.set)
         print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}, 1 core; median [min, max]")
-        compare(job, arguments.blocks, arguments.steps)
-        time_evaluation(job, arguments.blocks)
+        compare(parts, arguments.blocks, arguments.steps)
+        time_evaluation(parts, arguments.blocks)
     elif arguments.what == "checkpoint":
         if arguments.whole:
             time_run_with_checkpoints(5, arguments.set)

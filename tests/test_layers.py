@@ -31,9 +31,7 @@ MAY_IMPORT = {
     "compare": {"analysis", "api"},
     "reproduce": {"analysis", "configuration"},
 }
-NOT_YET = {
-    "training.group": {"configuration.build", "jobs.job"},
-}
+NOT_YET = {}
 """Imports that go with the mechanisms which are still to come."""
 
 HYDRA = {"jobs", "configuration", "train"}

@@ -27,8 +27,8 @@ def main() -> None:
 
     from twmaml.jobs.command_line import check_arguments, flags_first  # noqa: PLC0415
     from twmaml.jobs.job import ReportedError  # noqa: PLC0415
-    from twmaml.jobs.resume import resume_run, split_resume, sweep_arguments  # noqa: PLC0415
-    from twmaml.jobs.task import hydra_job  # noqa: PLC0415
+    from twmaml.jobs.resume import resume_arguments, split_resume  # noqa: PLC0415
+    from twmaml.jobs.task import TrainTask  # noqa: PLC0415
 
     folder, others = split_resume(sys.argv[1:])
     register_resolvers()
@@ -37,14 +37,10 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors arrive here instead of in Hydra's own report
     try:
         if folder is not None:
-            arguments = sweep_arguments(folder, others)
-            if arguments is None:
-                resume_run(folder, others)
-                return
-            sys.argv[1:] = arguments
+            sys.argv[1:] = resume_arguments(folder, others)
         sys.argv[1:] = flags_first(sys.argv[1:])
         check_arguments(sys.argv[1:])
-        hydra.main(version_base="1.3", config_path=configuration_folder(), config_name="train")(hydra_job)()
+        hydra.main(version_base="1.3", config_path=configuration_folder(), config_name="train")(TrainTask())()
     except ReportedError as reported:
         if wants_traceback:
             raise reported.error from reported.error.__cause__

@@ -1,18 +1,23 @@
 """A launcher that trains jobs which one program can train as one group. Groups run one after the other."""
 
-from collections.abc import Callable, Sequence
+import copy
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobRuntime, JobStatus, configure_log, env_override, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from hydra_plugins.twmaml_launcher.composition import Composer, SweepJob, own_overrides
+from hydra_plugins.twmaml_launcher.contract import GroupRunner, VectorisedTask
 from hydra_plugins.twmaml_launcher.logs import log_to_folders
+from hydra_plugins.twmaml_launcher.sweep_job import SweepJob, SweepJobs, as_current, own_overrides
 
 
 @dataclass
@@ -29,21 +34,20 @@ ConfigStore.instance().store(
 
 
 class VectorisedLauncher(Launcher):
-    """Runs jobs in groups, as far as the task function knows how (`twmaml.jobs.hydra_job` does).
+    """Runs jobs in groups if the task function is a `VectorisedTask`, otherwise one by one.
 
     Args:
-        group_size: runs in a group at most; above 300 the nesting of Hydra's jobs exceeds Python's.
+        group_size: runs in a group at most.
     """
 
     def __init__(self, group_size: int) -> None:
-        if not 1 <= group_size <= 300:
-            raise ValueError(f"hydra.launcher.group_size={group_size}: must be from 1 to 300")
+        if group_size < 1:
+            raise ValueError(f"hydra.launcher.group_size={group_size}: must be at least 1")
         self.group_size = group_size
-        self.composed: dict[int, SweepJob] = {}
-        """What the sweeper has composed already, by the number of the job."""
         self.config: DictConfig | None = None
-        self.task_function: Any = None
+        self.task_function: TaskFunction | None = None
         self.hydra_context: HydraContext | None = None
+        self._composed: dict[int, SweepJob] = {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra before the first launch."""
@@ -51,125 +55,156 @@ class VectorisedLauncher(Launcher):
         self.hydra_context = hydra_context
         self.task_function = task_function
 
+    def take_composed(self, jobs: Sequence[SweepJob]) -> None:
+        """Keeps jobs that the sweeper has composed already."""
+        self._composed = {job.number: job for job in jobs}
+
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Runs every job, whatever becomes of the others.
 
         Returns:
-            What came of each, in the order of `job_overrides`.
+            Their results, in the order of `job_overrides`.
         """
-        setup_globals()
         assert self.config is not None
-        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         assert self.hydra_context is not None
-        composer = Composer(self.hydra_context, self.config)
+        assert self.task_function is not None
+        setup_globals()
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        folder = Path(str(self.config.hydra.sweep.dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        composer = SweepJobs(self.hydra_context, self.config)
         jobs = [
-            self.composed.pop(number, None) or composer.compose(number, overrides)
+            self._composed.pop(number, None) or composer.compose(number, overrides)
             for number, overrides in enumerate(job_overrides, initial_job_idx)
         ]
-        returns: dict[int, JobReturn] = {}
-        if not hasattr(self.task_function, "sweep"):
-            for job in jobs:
-                returns[job.number] = self._run(job, self.task_function, configure_logging=True)
+        if isinstance(self.task_function, VectorisedTask):
+            returns = self._run_in_groups(self.task_function, self.hydra_context, jobs, folder)
         else:
-            for job in jobs:
-                result = self.task_function.finished(job.resolved, job.folder)
-                if result is not None:
-                    returns[job.number] = _finished(job.overrides, result)
-            if returns:
-                print(f"  {len(returns)} of {len(jobs)} jobs were finished before", flush=True)
-            left = [job for job in jobs if job.number not in returns]
-            groups = group_jobs(left, self.task_function.program_of, self.group_size)
-            described = [
-                {job.number: (own_overrides(job.overrides, job_overrides), job.resolved) for job in group}
-                for group in groups
-            ]
-            if groups:
-                with self.task_function.sweep(described, Path(str(self.config.hydra.sweep.dir))) as sweep:
-                    for index, group in enumerate(groups):
-                        returns |= self._run_group(sweep, index, group)
+            returns = {job.number: self._run_alone(self.task_function, self.hydra_context, job) for job in jobs}
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         return [returns[job.number] for job in jobs]
 
-    def _run_group(self, sweep: Any, index: int, group: Sequence[SweepJob]) -> dict[int, JobReturn]:
-        """Enters Hydra's `run_job` for one job inside that for another, and trains all of them in the innermost.
-
-        So Hydra itself prepares each job's folder, saves its configuration and calls its callbacks.
-        """
-        requests: dict[int, Any] = {}
-        outcomes: dict[int, Any] = {}
-        returns: dict[int, JobReturn] = {}
-
-        def enter(jobs: Sequence[SweepJob]) -> None:
-            if not jobs:
-                outcomes.update(sweep.run_group(index, requests))
-                return
-            job, *others = jobs
-
-            def task(cfg: DictConfig) -> Any:
-                try:
-                    requests[job.number] = self.task_function.prepare(cfg)
-                except Exception as error:
-                    outcomes[job.number] = error
-                enter(others)
-                if isinstance(outcomes[job.number], Exception):
-                    raise outcomes[job.number]
-                return outcomes[job.number]
-
-            try:
-                returns[job.number] = self._run(job, task, configure_logging=False)
-            except Exception as error:  # Hydra could not save its configuration, say
-                returns[job.number] = _failed(job.overrides, error)
-                if job.number not in {*requests, *outcomes}:
-                    enter(others)
-
-        with_folder = []
-        for job in group:
-            try:
-                job.folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                returns[job.number] = _failed(job.overrides, error)
-            else:
-                with_folder.append(job)
-        with log_to_folders([job.config for job in with_folder]):
-            enter(with_folder)
-        return returns
-
-    def _run(self, job: SweepJob, task: TaskFunction, configure_logging: bool) -> JobReturn:
-        assert self.hydra_context is not None
+    @staticmethod
+    def _run_alone(task: TaskFunction, context: HydraContext, job: SweepJob) -> JobReturn:
         return run_job(
-            hydra_context=self.hydra_context,
+            hydra_context=context,
             task_function=task,
             config=job.config,
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
-            configure_logging=configure_logging,
         )
 
+    def _run_in_groups(
+        self, task: VectorisedTask, context: HydraContext, jobs: Sequence[SweepJob], folder: Path
+    ) -> dict[int, JobReturn]:
+        returns: dict[int, JobReturn] = {}
+        for job in jobs:
+            result = task.finished(job.resolved, job.folder)
+            if result is not None:
+                returns[job.number] = ended(JobReturn(overrides=job.overrides), result)
+        if returns:
+            print(f"  {len(returns)} of {len(jobs)} jobs were finished before", flush=True)
+        left = [job for job in jobs if job.number not in returns]
+        groups = group_jobs(left, task.group_key, self.group_size)
+        every = [job.overrides for job in jobs]
+        described = [
+            {job.number: (own_overrides(job.overrides, every), job.resolved) for job in group} for group in groups
+        ]
+        if groups:
+            with task.sweep(described, folder) as sweep:
+                for index, group in enumerate(groups):
+                    returns |= run_group(task, context, sweep, index, group)
+        return returns
 
-def _finished(overrides: Sequence[str], result: float) -> JobReturn:
-    return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=result)
+
+def run_group(
+    task: VectorisedTask, context: HydraContext, sweep: GroupRunner, index: int, group: Sequence[SweepJob]
+) -> dict[int, JobReturn]:
+    """Runs jobs at once, each in the surroundings that Hydra would give it."""
+    returns = {job.number: JobReturn(overrides=job.overrides) for job in group}
+    outcomes: dict[int, Any] = {}
+    prepared: dict[int, Any] = {}
+    with ExitStack() as stack:
+        for job in group:
+            try:
+                returns[job.number] = stack.enter_context(entered(job, context, task))
+            except Exception as error:  # the folder cannot be made, or its configuration not saved, say
+                outcomes[job.number] = error
+        inside = [job for job in group if job.number not in outcomes]
+        stack.enter_context(log_to_folders([job.config for job in inside]))
+        for job in inside:
+            try:
+                with as_current(job.config):
+                    prepared[job.number] = task.prepare(returns[job.number].cfg)  # type: ignore[arg-type]
+            except Exception as error:
+                outcomes[job.number] = error
+        outcomes |= sweep.run_group(index, prepared)
+        for number, outcome in outcomes.items():
+            ended(returns[number], outcome)
+    return returns
 
 
-def _failed(overrides: Sequence[str], error: Exception) -> JobReturn:
-    return JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=error)
+@contextmanager
+def entered(job: SweepJob, context: HydraContext, task: TaskFunction) -> Iterator[JobReturn]:
+    """Surrounds a job with all that Hydra's `run_job` does before and after it, but for logging.
+
+    Its folder, its saved configuration, the callbacks, the environment, the working folder and `HydraConfig`.
+    """
+    config, before, working_folder = job.config, HydraConfig.instance().cfg, Path.cwd()
+    HydraConfig.instance().set_config(config)
+    try:
+        task_config = copy.deepcopy(config)
+        with read_write(task_config), open_dict(task_config):
+            del task_config["hydra"]
+        hydra_config: Any = copy.deepcopy(HydraConfig.instance().cfg)
+        job.folder.mkdir(parents=True, exist_ok=True)
+        if config.hydra.job.chdir:
+            os.chdir(job.folder)
+        if config.hydra.output_subdir is not None:
+            saved = job.folder / config.hydra.output_subdir
+            saved.mkdir(parents=True, exist_ok=True)
+            for name, part in [("config", task_config), ("hydra", hydra_config)]:
+                (saved / f"{name}.yaml").write_text(OmegaConf.to_yaml(part), encoding="utf-8")
+            (saved / "overrides.yaml").write_text(OmegaConf.to_yaml(config.hydra.overrides.task), encoding="utf-8")
+        with env_override(hydra_config.hydra.job.env_set):
+            context.callbacks.on_job_start(config=config, task_function=task)
+            job_return = JobReturn(
+                overrides=job.overrides,
+                cfg=task_config,
+                hydra_cfg=hydra_config,
+                working_dir=str(Path.cwd()),
+                task_name=JobRuntime.instance().get("name"),
+            )
+            yield job_return
+        context.callbacks.on_job_end(config=config, job_return=job_return)
+    finally:
+        HydraConfig.instance().cfg = before
+        if config.hydra.job.chdir:
+            os.chdir(working_folder)
+
+
+def ended(job_return: JobReturn, outcome: Any) -> JobReturn:
+    """Notes the outcome of a job: its result, or the error that it would raise."""
+    job_return.return_value = outcome
+    job_return.status = JobStatus.FAILED if isinstance(outcome, Exception) else JobStatus.COMPLETED
+    return job_return
 
 
 def group_jobs(
-    jobs: Sequence[SweepJob], program_of: Callable[[dict[str, Any]], str], group_size: int
+    jobs: Sequence[SweepJob], group_key: Callable[[dict[str, Any]], str], group_size: int
 ) -> list[list[SweepJob]]:
     """Jobs that one program can train together, in the order of each group's first job.
 
     Args:
         jobs: of the sweep.
-        program_of: equal for configurations that one program can train.
+        group_key: equal for configurations that one program can train.
         group_size: runs in a group at most, unless a single job has more.
     """
     groups: dict[str, list[list[SweepJob]]] = {}
     for job in jobs:
         hydra = job.config.hydra.job
         # The environment and the working folder belong to the process: jobs that change them don't share it.
-        key = [program_of(job.resolved), OmegaConf.to_container(hydra.env_set), job.number if hydra.chdir else None]
+        key = [group_key(job.resolved), OmegaConf.to_container(hydra.env_set), job.number if hydra.chdir else None]
         parts = groups.setdefault(repr(key), [[]])
         if parts[-1] and sum(other.runs for other in parts[-1]) + job.runs > group_size:
             parts.append([])

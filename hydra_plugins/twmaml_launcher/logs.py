@@ -1,7 +1,7 @@
 """The log files of jobs that run at the same time in one process."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,28 +25,47 @@ def log_to_folders(configs: Sequence[DictConfig]) -> Iterator[None]:
     first, *others = configs
     Path(first.hydra.runtime.output_dir).mkdir(parents=True, exist_ok=True)
     configure_log(first.hydra.job_logging, first.hydra.verbose)
-    files = _files(first)
-    added = []
-    for handler in [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]:
-        handler.addFilter(_OfJob(first))
-        name = next((name for name, file in files.items() if file.resolve() == Path(handler.baseFilename)), None)
-        for other in others:
-            path = _files(other).get(name) if name is not None else None
-            if path is None:
-                continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            same = logging.FileHandler(path)
-            same.setLevel(handler.level)
-            same.setFormatter(handler.formatter)
-            same.addFilter(_OfJob(other))
-            logging.getLogger().addHandler(same)
-            added.append(same)
+    names = {file.resolve(): name for name, file in _files(first).items()}
+    root, added = logging.getLogger(), []
+    for handler in [handler for handler in root.handlers if isinstance(handler, logging.FileHandler)]:
+        handler.addFilter(lambda record: _belongs(record, Path(first.hydra.runtime.output_dir)))
+        name = names.get(Path(handler.baseFilename))
+        files = {Path(other.hydra.runtime.output_dir): _files(other).get(str(name)) for other in others}
+        same = _LogFiles({folder: path for folder, path in files.items() if path is not None})
+        same.setLevel(handler.level)
+        same.setFormatter(handler.formatter)
+        root.addHandler(same)
+        added.append(same)
     try:
         yield
     finally:
         for handler in added:
-            logging.getLogger().removeHandler(handler)
-            handler.close()
+            root.removeHandler(handler)
+
+
+class _LogFiles(logging.Handler):
+    """The log files of many jobs by their folders. None of them stays open, as a process has few descriptors."""
+
+    def __init__(self, files: Mapping[Path, Path]) -> None:
+        super().__init__()
+        self._files = files
+        for path in files.values():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            for path in [path for folder, path in self._files.items() if _belongs(record, folder)]:
+                with path.open("a") as file:
+                    file.write(f"{self.format(record)}\n")
+        except OSError:
+            self.handleError(record)
+
+
+def _belongs(record: logging.LogRecord, folder: Path) -> bool:
+    """Whether a record is not one of a run in another folder."""
+    own = getattr(record, "run_folder", None)
+    return own is None or Path(own).is_relative_to(folder)
 
 
 def _files(config: DictConfig) -> dict[str, Path]:
@@ -54,13 +73,3 @@ def _files(config: DictConfig) -> dict[str, Path]:
     logging_config: Any = OmegaConf.to_container(config.hydra.job_logging, resolve=True) or {}
     handlers = logging_config.get("handlers") or {}
     return {name: Path(handler["filename"]) for name, handler in handlers.items() if "filename" in handler}
-
-
-class _OfJob(logging.Filter):
-    def __init__(self, config: DictConfig) -> None:
-        super().__init__()
-        self._folder = Path(config.hydra.runtime.output_dir)
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        folder = getattr(record, "run_folder", None)
-        return folder is None or Path(folder).is_relative_to(self._folder)

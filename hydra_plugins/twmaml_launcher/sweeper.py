@@ -1,4 +1,4 @@
-"""Hydra's basic sweeper, which tells what is wrong before the first job, and what went wrong after the last."""
+"""Hydra's basic sweeper, with a check of all jobs before the first and a list of the failed ones after the last."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from omegaconf import OmegaConf
 
-from hydra_plugins.twmaml_launcher.composition import Composer, own_overrides
-from hydra_plugins.twmaml_launcher.launcher import VectorisedLauncher
+from hydra_plugins.twmaml_launcher.contract import TakesComposed, VectorisedTask
+from hydra_plugins.twmaml_launcher.sweep_job import SweepJob, SweepJobs, own_overrides
 
 
 @dataclass
@@ -54,13 +54,17 @@ class ValidatedSweeper(BasicSweeper):
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         batches = self.split_arguments(parser.parse_overrides(given), self.max_batch_size)
         jobs = [job for batch in batches for job in batch]
-        composer = Composer(self.hydra_context, self.config)
+        composer = SweepJobs(self.hydra_context, self.config)
+        composed: list[SweepJob] = []
         first: dict[Any, int] = {}  # job with these values, or with this folder
         for number, job in enumerate(jobs):
-            place = self._validate(composer, number, job, own_overrides(job, jobs))
+            composed.append(self._validated(composer, number, job, own_overrides(job, jobs)))
+            place = composed[-1].folder
             for own, what in ((tuple(job), "are the same"), (place, "need folders of their own (hydra.sweep.subdir)")):
                 if (other := first.setdefault(own, number)) != number:
                     raise _configuration_error(f"jobs {other} and {number} {what}")
+        if isinstance(self.launcher, TakesComposed):
+            self.launcher.take_composed(composed)
         folder.mkdir(parents=True, exist_ok=True)
         with whole_file(folder / "multirun.yaml") as partial:
             OmegaConf.save(self.config, partial)
@@ -83,18 +87,14 @@ class ValidatedSweeper(BasicSweeper):
                 raise _configuration_error(f"{override.input_line}: matches none of the choices")
         return BasicSweeper.split_arguments(overrides, max_batch_size)
 
-    def _validate(self, composer: Composer, number: int, overrides: Sequence[str], own: Sequence[str]) -> Path:
-        validate = getattr(self._task_function, "validate", None)
+    def _validated(self, composer: SweepJobs, number: int, overrides: Sequence[str], own: Sequence[str]) -> SweepJob:
+        if not isinstance(self._task_function, VectorisedTask):
+            return composer.compose(number, overrides)
         try:
             job = composer.compose(number, overrides)
-            if isinstance(self.launcher, VectorisedLauncher):
-                self.launcher.composed[number] = job
-            if validate is not None:
-                validate(job.resolved, job.folder)
-            return job.folder
+            self._task_function.validate(job.resolved, job.folder)
+            return job
         except Exception as error:
-            if validate is None:
-                raise
             from twmaml.configuration.explain import explain_error  # noqa: PLC0415  not at the start of whatever runs under Hydra
 
             line = explain_error(error)

@@ -8,16 +8,17 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from twmaml.configuration.build import build_job
+from twmaml.configuration.build import build_parts
 from twmaml.configuration.config_files import configuration_folder, help_text, register_resolvers
 from twmaml.configuration.explain import explain_error, explain_hydra
+from twmaml.configuration.settings import read_settings
 from twmaml.errors import ConfigurationError, explain
 from twmaml.jobs.command_line import check_arguments
 from twmaml.samplers.epsilon_greedy import EpsilonGreedy
 from twmaml.samplers.proportional import Proportional
 from twmaml.space.axis import Interval
 from twmaml.space.grid import ParameterGrid
-from twmaml.training.group import check_memory
+from twmaml.training.memory import check_memory
 
 CONF = Path(configuration_folder())
 GROUPS = ("task", "sampler", "model", "adaptation", "experiment")
@@ -31,7 +32,7 @@ def build(*overrides):
     register_resolvers()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config: Any = OmegaConf.to_container(hydra.compose("train", list(overrides)), resolve=True)
-    return build_job(DictConfig(config))
+    return build_parts(DictConfig(config), read_settings(DictConfig(config)))
 
 
 def mistake(*overrides):
@@ -199,10 +200,10 @@ def test_a_mistake_ends_in_one_line_that_names_the_key(overrides, line):
     ],
 )
 def test_what_cannot_fit_into_the_memory_is_refused_by_the_keys_that_it_depends_on(overrides, keys, what, monkeypatch):
-    check_memory([build()])
-    monkeypatch.setattr("twmaml.training.group.free_memory", lambda: 8 * 2**30)
+    check_memory(build().needs)
+    monkeypatch.setattr("twmaml.training.memory.free_memory", lambda: 8 * 2**30)
     with pytest.raises(ConfigurationError) as refused:
-        check_memory([build(*overrides)])
+        check_memory(build(*overrides).needs)
     assert keys in str(refused.value)
     assert re.search(rf": {what} takes at least [\d.e+]+ GiB of memory, of which 8 GiB are free", str(refused.value))
 

@@ -21,13 +21,13 @@ from hydra.types import HydraContext, RunMode
 from hydra.version import _UNSPECIFIED_, VersionBase
 from omegaconf import OmegaConf
 
-from hydra_plugins.twmaml_launcher.composition import Composer, SweepJob
 from hydra_plugins.twmaml_launcher.launcher import group_jobs
 from hydra_plugins.twmaml_launcher.logs import log_to_folders
+from hydra_plugins.twmaml_launcher.sweep_job import SweepJob, SweepJobs
 from tests.conftest import SMALL, read_wandb, succeed
 from tests.jobs.test_resume import wait_for_rows
 from twmaml.configuration.config_files import configuration_folder, register_resolvers
-from twmaml.jobs.job import program_of
+from twmaml.jobs.job import group_key
 from twmaml.storage.files import run_log
 from twmaml.storage.metrics_file import read_metrics
 
@@ -297,7 +297,7 @@ def test_jobs_are_composed_as_hydra_composes_them():
     try:
         sweep = hydra.compose_config("train", ["steps=7", "hydra.job.chdir=false"], RunMode.MULTIRUN)
         context = HydraContext(hydra.config_loader, Callbacks())
-        composer = Composer(context, sweep)
+        composer = SweepJobs(context, sweep)
         for number, overrides in enumerate(
             [["sampler=delta", "seed=3"], ["sampler=delta", "seed=4"], ["sampler=delta", "seed=[5,6]"], ["seed=7"]]
         ):
@@ -324,18 +324,18 @@ def numbers(groups):
 def test_jobs_are_grouped_that_differ_only_in_what_is_a_runs_own():
     own = [{"seed": i, "wandb": {"group": str(i)}, "sampler": {"f": i}, "uniform_fraction": i} for i in range(6)]
     jobs = [job(i, rate=i % 2, **own[i]) for i in range(6)]
-    assert numbers(group_jobs(jobs, program_of, 64)) == [[0, 2, 4], [1, 3, 5]]
+    assert numbers(group_jobs(jobs, group_key, 64)) == [[0, 2, 4], [1, 3, 5]]
 
 
 def test_groups_have_no_more_runs_than_allowed():
     jobs = [job(i, seed=[3 * i, 3 * i + 1, 3 * i + 2]) for i in range(5)]
-    assert numbers(group_jobs(jobs, program_of, 6)) == [[0, 1], [2, 3], [4]]
-    assert numbers(group_jobs(jobs, program_of, 2)) == [[0], [1], [2], [3], [4]]
+    assert numbers(group_jobs(jobs, group_key, 6)) == [[0, 1], [2, 3], [4]]
+    assert numbers(group_jobs(jobs, group_key, 2)) == [[0], [1], [2], [3], [4]]
 
 
 def test_what_belongs_to_the_process_is_not_shared():
     jobs = [job(0, chdir=True), job(1, chdir=True), job(2, env={"A": "1"}), job(3, env={"A": "2"})]
-    assert numbers(group_jobs(jobs, program_of, 64)) == [[0], [1], [2], [3]]
+    assert numbers(group_jobs(jobs, group_key, 64)) == [[0], [1], [2], [3]]
 
 
 def test_the_log_of_a_run_is_its_own(tmp_path):

@@ -41,10 +41,10 @@ def test_no_more_figures_are_drawn_once_that_is_interrupted():
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_is_collected_and_a_ctrl_c_after_it_ends_at_once(first):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with stop_on_interrupt() as stopping:
-        assert not stopping
+    with stop_on_interrupt() as stop:
+        assert not stop.asked
         signal.raise_signal(first)
-        assert stopping == [first]
+        assert stop.signal == first
         signal.raise_signal(signal.SIGTERM)  # clusters repeat themselves
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)

@@ -234,7 +234,7 @@ def test_own_code_is_trusted_where_it_is_named(tmp_path):
     write(tmp_path, checkpoint({"meta_params": Own().init(None, None)}, 10, config), keep=1)
     with pytest.raises(ConfigurationError, match=r"Own: is not twmaml's own"):
         load(tmp_path)
-    assert float(load(tmp_path, trust=["tests.storage.test_checkpoint"]).params["slope"]) == 0
+    assert float(load(tmp_path, trust=["tests.storage.test_checkpoint"]).meta_params["slope"]) == 0
 
 
 @pytest.mark.parametrize(

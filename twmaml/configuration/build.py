@@ -1,4 +1,4 @@
-"""From a composed configuration to the objects of a job, and from a user's mistake to one clear line."""
+"""From a composed configuration to its objects, and from a user's mistake to one clear line."""
 
 import copy
 import json
@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import hydra
 import jax
@@ -26,7 +26,7 @@ from twmaml.configuration.part_checks import (
     check_signatures,
     check_step,
 )
-from twmaml.configuration.settings import EvaluationSettings, SplitSettings, read_settings
+from twmaml.configuration.settings import EvaluationSettings, Settings, SplitSettings
 from twmaml.errors import ConfigurationError, one_line
 from twmaml.meta_learning.evaluation import Evaluation
 from twmaml.meta_learning.learner import MetaLearner
@@ -34,24 +34,15 @@ from twmaml.models.base import Model
 from twmaml.samplers.base import Sampler
 from twmaml.space.grid import ParameterGrid
 from twmaml.tasks.base import TaskFamily
-from twmaml.training.memory import least_bytes
+from twmaml.training.memory import Need, least_bytes
 
 _MOST_WEIGHTS = 1e9  # with gradient and optimiser state 16 GB
 
 _MOST_TASKS = 1_000_000  # of an evaluation; they take minutes
 
 
-class Need(NamedTuple):
-    """What a part of a run takes of the memory."""
-
-    what: str
-    least_bytes: float
-    keys: str
-    """Those that it depends on, with their values."""
-
-
 @plain_dataclass(frozen=True)
-class Job:
+class Parts:
     """The parts of a run, but for the seed."""
 
     learner: MetaLearner
@@ -69,7 +60,7 @@ class Job:
         """The split `eval`."""
         return self.evaluations["eval"]
 
-    def with_numbers(self, numbers: Mapping[str, Float[Array, ""]]) -> "Job":
+    def with_numbers(self, numbers: Mapping[str, Float[Array, ""]]) -> "Parts":
         """The same parts around arrays, which may be arguments of a program; nothing is checked.
 
         Args:
@@ -106,13 +97,16 @@ def _with_number(part: Any, path: str, number: Any, key: str) -> Any:
     return changed
 
 
-def build_job(cfg: DictConfig) -> Job:
+def build_parts(cfg: DictConfig, settings: Settings) -> Parts:
     """Builds and checks everything that a configuration describes; nothing is compiled.
+
+    Args:
+        cfg: the configuration.
+        settings: its own keys, read.
 
     Raises:
         ConfigurationError: for the first thing that is wrong.
     """
-    settings = read_settings(cfg)
     family = build_part(cfg, "task", TaskFamily)
     learner = MetaLearner(
         family=family,
@@ -145,7 +139,7 @@ def build_job(cfg: DictConfig) -> Job:
         raise ConfigurationError(f"model: has {count:.3g} weights. At most {_MOST_WEIGHTS:.0e} are allowed")
     with attributing_errors(parts):
         needs = _check_programs(learner, evaluations, data, f"model (of {count:.3g} weights)")
-    return Job(learner, evaluations, data, figures, needs, cfg.optimizer)
+    return Parts(learner, evaluations, data, figures, needs, cfg.optimizer)
 
 
 def build_model(cfg: DictConfig, family: TaskFamily) -> Model:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from twmaml.configuration.config_files import configuration_folder, register_resolvers
 from twmaml.configuration.explain import explain_error
@@ -28,5 +28,5 @@ def compose_configuration(overrides: Sequence[str]) -> dict[str, Any]:
         if line is None:
             raise
         raise ConfigurationError(line) from error
-    read_settings(OmegaConf.create(config))
+    read_settings(DictConfig(config))
     return config

@@ -46,9 +46,8 @@ def check_sampler(sampler: Sampler, grid: ParameterGrid, tasks: int) -> None:
     if sampler.interpolate and not grid.continuous:
         names = ", ".join(name for name, axis in grid.axes.items() if not axis.continuous)
         raise ConfigurationError(f"sampler.interpolate=True: there is nothing between the categories of {names}")
-    step, key = jax.ShapeDtypeStruct((), jnp.int32), jax.eval_shape(lambda: jax.random.key(0))
-    queue, own = jax.eval_shape(lambda: (empty_queue(grid.size), sampler.init(grid)))
-    view = View(queue, own, step)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    view = jax.eval_shape(lambda: View(empty_queue(grid.size), sampler.init(grid), jnp.int32(0)))
     p = jax.eval_shape(lambda view: sampler.probabilities(grid, view), view)
     _expect("sampler: probabilities", p, (grid.size,), jnp.floating)
     metrics = jax.eval_shape(sampler.metrics, view)
@@ -60,13 +59,13 @@ def check_sampler(sampler: Sampler, grid: ParameterGrid, tasks: int) -> None:
     _expect("sampler: the tasks of a draw", draw.tasks, (tasks, len(grid.axes)), jnp.floating)
     _expect("sampler: the cells of a draw", draw.cells, (tasks,), jnp.integer)
     _expect("sampler: the weights of a draw", draw.weights, (tasks,), jnp.floating)
-    report = Report(draw, draw.weights, draw.weights, queue)
+    report = Report(draw, draw.weights, draw.weights, view.queue)
     _expect("sampler: weigh", jax.eval_shape(sampler.weigh, report, view), (tasks,), jnp.floating)
     after = jax.eval_shape(lambda key, report, view: sampler.update(key, grid, report, view), key, report, view)
-    if jax.tree.structure(after) != jax.tree.structure(own):
+    if jax.tree.structure(after) != jax.tree.structure(view.own):
         raise ConfigurationError(
             "sampler: update must return a state like that of init. "
-            f"Got {jax.tree.structure(after)} for {jax.tree.structure(own)}"
+            f"Got {jax.tree.structure(after)} for {jax.tree.structure(view.own)}"
         )
 
 

@@ -1,6 +1,5 @@
 """Refuses the folder of a single run before Hydra writes to it."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from twmaml.configuration.settings import read_settings
 from twmaml.errors import ExpectedError
-from twmaml.jobs.job import ReportedError, check_seeds, finished_job, run_folders
+from twmaml.jobs.job import ReportedError, check_seeds, result_in, run_folders
 from twmaml.jobs.report import shorten
-from twmaml.storage.run_folder import AlreadyFinishedError, check
+from twmaml.storage.run_folder import AlreadyFinishedError, RunFolder
 
 
 class FolderGuard(Callback):
@@ -30,20 +29,11 @@ class FolderGuard(Callback):
             return
         own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         try:
-            read_settings(own)
-            guard_folder(OmegaConf.to_container(own, resolve=True), folder)  # type: ignore[arg-type]
+            steps = read_settings(own).steps
+            values: Any = OmegaConf.to_container(own, resolve=True)
+            check_seeds(values, folder)
+            states = [RunFolder.look(each, values) for each in run_folders(folder, values["seed"])]
+            if result_in(states) is not None:
+                raise AlreadyFinishedError(f"{shorten(folder)} is finished: {steps:,} meta-steps")
         except ExpectedError as error:
             raise ReportedError(error) from error
-
-
-def guard_folder(config: Mapping[str, Any], folder: Path) -> None:
-    """Refuses a folder in which there is nothing to do, or nothing that can go on.
-
-    Raises:
-        ExpectedError: with the reason.
-    """
-    check_seeds(config, folder)
-    for run_folder in run_folders(folder, config["seed"]):
-        check(config, run_folder)
-    if finished_job(config, folder) is not None:
-        raise AlreadyFinishedError(f"{shorten(folder)} is finished: {config['steps']:,} meta-steps")

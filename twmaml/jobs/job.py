@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import Executor
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +13,32 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from twmaml.configuration.build import Job, build_job
+from twmaml.configuration.build import Parts, build_parts
 from twmaml.configuration.settings import Settings, read_settings
 from twmaml.errors import ConfigurationError, ExpectedError
-from twmaml.storage.run_folder import FolderLock, finished
-from twmaml.training.recorder import RunRecord
+from twmaml.storage.run_folder import Finished, RunFolder, State
+from twmaml.training.group import check_devices, train_runs
+from twmaml.training.memory import check_memory
+from twmaml.training.plan import Plan, Stop
+from twmaml.training.recorder import Progress, RunResult, RunSpec, Shared
 
 GROUPS = ("sampler", "task", "model", "adaptation")
 
 
+class TrainingFailedError(ExpectedError):
+    """A loss stopped being finite, or a run cannot go on; the message is one line that says where and why."""
+
+
+class ReportedError(BaseException):
+    """Carries the error of a single run past Hydra, which would print lines of its own about it."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
 @dataclass(frozen=True)
-class Request:
-    """What Hydra asks for with one job."""
+class Job:
+    """A job that is ready to run: the folders of its runs are closed to other processes."""
 
     config: dict[str, Any]
     """As composed, interpolations resolved."""
@@ -30,51 +46,84 @@ class Request:
     folder: Path
     choices: Mapping[str, str]
     """Of the configuration groups."""
-    sweep: str | None
-    """The name of the sweep that the job is part of."""
-    locks: list[FolderLock] = field(default_factory=list)
-    """Of the folders of its runs."""
+    sweep: Path | None
+    """The folder of the sweep that it is part of."""
+    runs: Sequence[RunFolder]
 
-    @property
-    def folders(self) -> list[Path]:
-        """The folder of each run: the job's own, or for a list of seeds one in it for each."""
-        return run_folders(self.folder, self.settings.seed)
+    @classmethod
+    def open(cls, cfg: DictConfig) -> "Job":
+        """Reads a job where Hydra calls it: in there its own configuration is the job's.
 
-    def release(self) -> None:
+        Raises:
+            ExpectedError: if one of the folders holds a run that cannot go on, or another process is there.
+        """
+        hydra_config = HydraConfig.get()
+        config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+        settings = read_settings(OmegaConf.create(config))
+        folder = Path(hydra_config.runtime.output_dir)
+        choices = {group: str(hydra_config.runtime.choices[group]) for group in GROUPS}
+        sweep = Path(hydra_config.sweep.dir) if hydra_config.mode == RunMode.MULTIRUN else None
+        with ExitStack() as stack:
+            runs = []
+            for run_folder in run_folders(folder, settings.seed):
+                runs.append(RunFolder.open(run_folder, config))
+                stack.callback(runs[-1].close)
+            stack.pop_all()  # all are open, and stay so
+        return cls(config, settings, folder, choices, sweep, runs)
+
+    def close(self) -> None:
         """Lets other processes into the folders."""
-        for lock in self.locks:
-            lock.release()
+        for run in self.runs:
+            run.close()
 
     @property
     def title(self) -> str:
         """The sampler and the task."""
         return f"{self.choices['sampler']} on {self.choices['task']}"
 
+    @property
+    def parts(self) -> Parts:
+        """Whatever it is configured to train, built."""
+        return build_once(self.config, self.settings)
+
+    def specs(self) -> list[RunSpec]:
+        """Its runs."""
+        settings = dict(self.config)
+        # A flat name is what W&B can group runs by; what the name stands for goes beside it.
+        parts = {f"{name}_config": settings.pop(name) for name in GROUPS}
+        sampler, task = self.choices["sampler"], self.choices["task"]
+        asked, group = self.settings.wandb, None if self.sweep is None else self.sweep.name
+        wandb = {"mode": asked.mode, "project": asked.project, "group": group if asked.group is None else asked.group}
+        return [
+            RunSpec(
+                folder=run.path,
+                start=run.state,
+                seed=seed,
+                title=f"{self.title}, seed {seed}",
+                sampler=self.parts.learner.sampler,
+                config=self.config,
+                wandb={
+                    **wandb,
+                    "name": f"{sampler}-{task}-s{seed}",
+                    "tags": [sampler, task],
+                    "config": {**settings, **parts, **self.choices, "seed": seed},
+                },
+            )
+            for run, seed in zip(self.runs, self.settings.seeds, strict=True)
+        ]
+
 
 def run_folders(folder: Path, seed: int | Sequence[int]) -> list[Path]:
-    """The folder of each run of a job in a folder."""
+    """The folder of each run of a job: the job's own, or for a list of seeds one in it for each."""
     return [folder] if isinstance(seed, int) else [folder / f"seed_{each}" for each in seed]
 
 
-def read_request(cfg: DictConfig) -> Request:
-    """What Hydra asks for, read where it calls a job: in there its own configuration is the job's."""
-    hydra_config = HydraConfig.get()
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    return Request(
-        config=config,
-        settings=read_settings(OmegaConf.create(config)),
-        folder=Path(hydra_config.runtime.output_dir),
-        choices={group: str(hydra_config.runtime.choices[group]) for group in GROUPS},
-        sweep=Path(hydra_config.sweep.dir).name if hydra_config.mode == RunMode.MULTIRUN else None,
-    )
-
-
-def program_of(config: Mapping[str, Any]) -> str:
+def group_key(config: Mapping[str, Any]) -> str:
     """Equal for jobs that one program can train: those which differ only in what is a run's own."""
     return _without(config, ("seed", "wandb", "sampler", "sampling"))
 
 
-def job_of(config: Mapping[str, Any]) -> str:
+def build_key(config: Mapping[str, Any]) -> str:
     """Equal for jobs that are built alike."""
     return _without(config, ("seed", "wandb"))
 
@@ -83,19 +132,21 @@ def _without(config: Mapping[str, Any], keys: Sequence[str]) -> str:
     return json.dumps({k: v for k, v in config.items() if k not in keys}, sort_keys=True, default=str)
 
 
-class TrainingFailedError(ExpectedError):
-    """A loss stopped being finite, or a run cannot go on; the message is one line that says where and why."""
+_built: dict[str, Parts] = {}
 
 
-_built: dict[str, Job] = {}
-
-
-def build_once(config: Mapping[str, Any]) -> Job:
+def build_once(config: Mapping[str, Any], settings: Settings) -> Parts:
     """The parts of a job, built only once for all jobs that have the same."""
-    parts = job_of(config)
-    if parts not in _built:
-        _built[parts] = build_job(OmegaConf.create(dict(config)))
-    return _built[parts]
+    key = build_key(config)
+    if key not in _built:
+        _built[key] = build_parts(OmegaConf.create(dict(config)), settings)
+    return _built[key]
+
+
+def check_machine(parts: Parts) -> None:
+    """Refuses parts for which this machine has not enough devices or memory."""
+    check_devices(parts.learner.task_devices)
+    check_memory(parts.needs)
 
 
 def check_seeds(config: Mapping[str, Any], folder: Path) -> None:
@@ -109,41 +160,45 @@ def check_seeds(config: Mapping[str, Any], folder: Path) -> None:
 
 
 def finished_job(config: Mapping[str, Any], folder: Path) -> float | None:
-    """What a job returned that an earlier process has finished; None if there is something left to do."""
-    metrics = [finished(config, run_folder) for run_folder in run_folders(folder, config["seed"])]
-    losses = [each["eval/loss"] for each in metrics if each is not None]
-    return float(np.mean(losses)) if len(losses) == len(metrics) else None
+    """The result of a job that an earlier process has finished; None if there is something left to do."""
+    try:
+        return result_in([RunFolder.look(each, config) for each in run_folders(folder, config["seed"])])
+    except ExpectedError:
+        return None  # whatever stands there is no end
 
 
-class ReportedError(BaseException):
-    """Carries the error of a single run past Hydra, which would print lines of its own about it."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-
-def ends_of(requests: Mapping[int, Request]) -> dict[int, float]:
-    """What those jobs returned that are at their end."""
-    ends = {number: finished_job(request.config, request.folder) for number, request in requests.items()}
-    return {number: end for number, end in ends.items() if end is not None}
+def result_in(states: Sequence[State]) -> float | None:
+    """The result of a job whose folders hold finished runs; None if one of them does not."""
+    losses = [state.metrics["eval/loss"] for state in states if isinstance(state, Finished)]
+    return float(np.mean(losses)) if len(losses) == len(states) else None
 
 
-def result_of(runs: Sequence[RunRecord]) -> float:
-    """What a job returns: the final `eval/loss`, its mean over the seeds."""
+def train_jobs(jobs: Sequence[Job], progress: Progress, stop: Stop, drawing: Executor) -> list[list[RunResult]]:
+    """Trains jobs that one program can train (`group_key`), and lets others into their folders when it ends.
+
+    Returns:
+        The runs of each job (`train_runs`).
+    """
+    with ExitStack() as stack:
+        for job in jobs:
+            stack.callback(job.close)
+        for job in jobs:
+            check_machine(job.parts)
+        s, parts = jobs[0].settings, jobs[0].parts  # which are the others' too, as far as a program depends on them
+        plan = Plan(s.steps, s.log_every, s.evaluation.every, s.figures_every, s.checkpoint.every, s.checkpoint.keep)
+        shared = Shared(parts.learner, parts.evaluations, parts.data, parts.figures, plan, s.devices.memory_gib)
+        specs = [spec for job in jobs for spec in job.specs()]
+        results = {run.folder: run for run in train_runs(shared, specs, progress, stop, drawing)}
+        return [[results[run.path] for run in job.runs if run.path in results] for job in jobs]
+
+
+def result_of(runs: Sequence[RunResult]) -> float:
+    """The result of a job: the final `eval/loss`, its mean over the seeds.
+
+    Raises:
+        TrainingFailedError: if a run has failed.
+    """
     failed = [run.status for run in runs if run.failed]
     if failed:
         raise TrainingFailedError("; ".join(failed))
     return float(np.mean([run.latest["eval/loss"] for run in runs]))
-
-
-def outcome_of(runs: Sequence[RunRecord]) -> float | Exception:
-    """The result of a job, or the error that says why it has none."""
-    try:
-        return result_of(runs)
-    except TrainingFailedError as error:
-        return error
-
-
-def steps_done(runs: Sequence[RunRecord]) -> int:
-    """Meta-steps of all runs together."""
-    return sum(run.step for run in runs)

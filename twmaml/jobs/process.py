@@ -1,4 +1,4 @@
-"""The process that a job runs in: JAX's settings and Ctrl-C."""
+"""The process that a job runs in: JAX's settings, Ctrl-C, open files."""
 
 import glob
 import hashlib
@@ -6,6 +6,7 @@ import logging
 import os
 import platform
 import re
+import resource
 import signal
 import warnings
 from collections.abc import Iterator
@@ -16,35 +17,59 @@ from typing import Any
 
 import jax
 
+from twmaml.errors import ConfigurationError
 from twmaml.figures.pool import count_cores
+from twmaml.storage.wandb_run import WandbMode
+from twmaml.training.plan import Stop
 
 log = logging.getLogger(__name__)
 
+_FILES, _FILES_OF_A_RUN, _FILES_OF_WANDB = 150, 2, 1
+"""Descriptors of a process, of each run (its lock and its metrics.csv), and of each run's W&B."""
+
 
 @contextmanager
-def stop_on_interrupt() -> Iterator[list[int]]:
-    """Collects Ctrl-C and SIGTERM: the first lets the chunk end and everything be written.
+def stop_on_interrupt() -> Iterator[Stop]:
+    """Listens to Ctrl-C and SIGTERM: the first lets the chunk end and everything be written.
 
     A Ctrl-C after that ends at once.
     """
-    received: list[int] = []
+    stop = Stop()
 
     def note(number: int, _: Any) -> None:
-        if received and number == signal.SIGINT:
+        if stop.asked and number == signal.SIGINT:
             raise KeyboardInterrupt(number)
-        received.append(number)
+        stop.signal = number if stop.signal is None else stop.signal
         log.warning("Interrupted: writing what there is; Ctrl-C (again) to end at once")
 
     try:
         previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:  # not the main thread: whoever started this thread handles signals
-        yield received
+        yield stop
         return
     try:
-        yield received
+        yield stop
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def allow_open_files(runs: int, wandb_mode: WandbMode) -> None:
+    """Raises the limit of open files to what so many runs need at once.
+
+    Raises:
+        ConfigurationError: if the system does not allow it.
+    """
+    needed = _FILES + runs * (_FILES_OF_A_RUN + (wandb_mode != "disabled") * _FILES_OF_WANDB)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or needed <= soft:
+        return
+    if hard != resource.RLIM_INFINITY and needed > hard:
+        raise ConfigurationError(
+            f"{runs} runs at once need {needed} open files, and the system allows {hard} (ulimit -Hn); "
+            "raise that, or lower hydra.launcher.group_size"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 @cache
@@ -71,7 +96,7 @@ def _keep_compiled_programs() -> None:
 
 
 def _remove_damaged_programs() -> None:
-    """Removes what JAX cannot read in its cache, so that it is written anew, instead of a warning at each start.
+    """Removes damaged programs from JAX's cache, so that they are written anew, instead of a warning at each start.
 
     A process that is killed, or a full disk, leaves a file cut off there. The warning, which names the program and
     not the file, is not shown; all that is kept of programs of that name goes.

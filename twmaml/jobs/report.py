@@ -1,4 +1,4 @@
-"""What a job tells in the terminal: what it is about to do, how it stands, what came of it and where that is."""
+"""The words of a job in the terminal: its plan, how it stands, its results and where they are."""
 
 import math
 import shlex
@@ -9,32 +9,31 @@ from typing import Any
 import jax
 import numpy as np
 
-from twmaml.configuration.build import Job
 from twmaml.configuration.settings import listed
-from twmaml.jobs.job import Request
+from twmaml.jobs.job import Job
 from twmaml.statistics import LOGGED, reported_steps
-from twmaml.training.recorder import Run, RunRecord
+from twmaml.training.recorder import RunResult
 
 _FILES = {"figures": "figures/", "metrics": "metrics.csv", "evaluation": "evaluation/", "summary": "summary.json"}
 
 
-def describe(request: Request, job: Job) -> tuple[str, dict[str, str]]:
+def describe(job: Job) -> tuple[str, dict[str, str]]:
     """The title of a job, and what it is about to do, by aspect."""
-    settings, learner, choices = request.settings, job.learner, request.choices
+    settings, choices, learner, evaluation = job.settings, job.choices, job.parts.learner, job.parts.evaluation
     seeds = ", ".join(map(str, settings.seeds))
-    axes = (f"{name} [{axis.low:g}, {axis.high:g}]{axis.unit}" for name, axis in learner.family.grid.axes.items())
+    axes = (f"{name} {axis.span}" for name, axis in learner.family.grid.axes.items())
     cells = " × ".join(map(str, learner.family.grid.shape))
     weights = jax.eval_shape(learner.model.init, jax.random.key(0), learner.family.example_input)
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(weights))
-    return f"twmaml: {request.title}, seed {seeds}", {
+    return f"twmaml: {job.title}, seed {seeds}", {
         "tasks": f"{', '.join(axes)}; {cells} = {learner.family.grid.size:,} cells",
-        "sampler": _sampler_line(request.config),
+        "sampler": _sampler_line(job.config),
         "model": f"{choices['model']}, {count:,} weights; {learner.adaptation}",
         "training": f"{settings.steps:,} meta-steps of {settings.meta_batch} tasks, "
         f"{settings.shots} + {settings.queries} examples each",
-        "evaluation": f"{job.evaluation.grid.size * job.evaluation.draws:,} fixed tasks every "
+        "evaluation": f"{evaluation.grid.size * evaluation.draws:,} fixed tasks every "
         f"{settings.evaluation.every:,} meta-steps, {settings.evaluation.steps} inner steps",
-        "folder": str(shorten(request.folder)),
+        "folder": str(shorten(job.folder)),
     }
 
 
@@ -50,29 +49,28 @@ def _sampler_line(config: Mapping[str, Any]) -> str:
     return show(config["sampler"])
 
 
-def mean_metrics(runs: Sequence[RunRecord]) -> dict[str, float]:
+def mean_metrics(runs: Sequence[RunResult]) -> dict[str, float]:
     """The latest metrics, averaged over the runs that have not failed (over all if none is left)."""
     kept = [run.latest for run in runs if not run.failed] or [run.latest for run in runs if run.latest]
-    names = set.intersection(*(set(latest) for latest in kept))
+    names = set.intersection(*map(set, kept)) if kept else set()
     return {name: float(np.mean([latest[name] for latest in kept])) for name in names}
 
 
-def closing_table(job: Job, runs: Sequence[RunRecord]) -> list[tuple[int, dict[str, float]]]:
+def closing_table(job: Job, runs: Sequence[RunResult]) -> list[tuple[int, dict[str, float]]]:
     """The statistics after each reported inner step, averaged over the runs."""
     mean = mean_metrics(runs)
     names = {f"{statistic.column}": statistic.label for statistic in LOGGED} | {"diverged": "diverged (left out)"}
-    steps = reported_steps(job.evaluation.steps)
+    steps = reported_steps(job.parts.evaluation.steps)
     return [(k, {label: mean[f"eval/{name}_step_{k}"] for name, label in names.items()}) for k in steps]
 
 
-def closing_paths(folder: Path, runs: Sequence[RunRecord]) -> dict[str, str]:
-    """Where a job has left what."""
+def closing_paths(folder: Path, runs: Sequence[RunResult]) -> dict[str, str]:
+    """The places of all that a job has left."""
     shown = str(shorten(folder)) + ("" if runs[0].folder == folder else "/seed_*")
     paths = {name: f"{shown}/{file}" for name, file in _FILES.items()}
-    wandb_runs = [run.wandb for run in runs if isinstance(run, Run)]
-    if any(wandb.mode == "online" for wandb in wandb_runs):
-        paths["W&B"] = " ".join(wandb.url for wandb in wandb_runs)
-    elif any(wandb.mode == "offline" for wandb in wandb_runs):
+    if any(run.wandb_mode == "online" for run in runs):
+        paths["W&B"] = " ".join(run.wandb_url for run in runs)
+    elif any(run.wandb_mode == "offline" for run in runs):
         paths["W&B"] = upload_command(shown)
     return paths
 
@@ -88,7 +86,7 @@ def upload_command(folders: str) -> str:
 
 
 def jobs_title(jobs: Sequence[tuple[Sequence[str], Mapping[str, Any]]]) -> str:
-    """What sets some jobs of a sweep apart from the others, and their seeds.
+    """The settings that set some jobs of a sweep apart from the others, and their seeds.
 
     Args:
         jobs: of each the overrides that set it apart, and its configuration.
@@ -101,11 +99,11 @@ def jobs_title(jobs: Sequence[tuple[Sequence[str], Mapping[str, Any]]]) -> str:
     values.pop("seed", None)
     seeds = list(dict.fromkeys(seed for _, config in jobs for seed in listed(config["seed"])))
     consecutive = seeds == list(range(seeds[0], seeds[0] + len(seeds)))
-    own = [f"{key}={_shorten(list(of_key))}" for key, of_key in values.items()]
-    return " ".join([*own, f"seed={_shorten(seeds) if consecutive else ','.join(map(str, seeds))}"])
+    own = [f"{key}={_ends(list(of_key))}" for key, of_key in values.items()]
+    return " ".join([*own, f"seed={_ends(seeds) if consecutive else ','.join(map(str, seeds))}"])
 
 
-def _shorten(values: Sequence[Any]) -> str:
+def _ends(values: Sequence[Any]) -> str:
     return f"{values[0]},...,{values[-1]}" if len(values) > 2 else ",".join(map(str, values))
 
 

@@ -1,95 +1,128 @@
 """Groups of jobs, watched as a whole."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from itertools import chain
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from twmaml.configuration.settings import listed
+from omegaconf import OmegaConf
+
+from twmaml.configuration.settings import listed, read_settings
 from twmaml.errors import ConfigurationError
 from twmaml.figures.pool import drawing_executor
-from twmaml.jobs.job import Request, build_once, ends_of, outcome_of, steps_done
-from twmaml.jobs.process import prepare_jax, stop_on_interrupt
-from twmaml.jobs.report import jobs_title, mean_metrics, resume_command, shorten, upload_command
+from twmaml.jobs.job import (
+    Job,
+    TrainingFailedError,
+    build_key,
+    build_once,
+    check_machine,
+    finished_job,
+    result_of,
+    train_jobs,
+)
+from twmaml.jobs.process import allow_open_files, prepare_jax, stop_on_interrupt
+from twmaml.jobs.report import jobs_title, resume_command, shorten, upload_command
 from twmaml.jobs.terminal import SweepTerminal
-from twmaml.training.group import check_devices, check_memory, train_jobs
-from twmaml.training.recorder import Run, RunRecord
+from twmaml.training.plan import Stop
+from twmaml.training.recorder import RunResult
 
 log = logging.getLogger(__name__)
 
+Described = Mapping[int, tuple[Sequence[str], Mapping[str, Any]]]
+"""The jobs of a group by their numbers: the overrides that set each apart, and its configuration."""
 
-class Sweep:
-    """Groups of jobs, each group one program, trained one after the other and watched as a whole.
+
+@contextmanager
+def sweep(groups: Sequence[Described], folder: Path) -> Iterator["Sweep"]:
+    """Makes ready to train groups of jobs, each as one program, one after the other.
 
     Args:
-        groups: of each group its jobs by their numbers: the overrides that set each apart, and its configuration.
+        groups: of jobs.
         folder: of the sweep.
-    """
 
-    def __init__(self, groups: Sequence[Mapping[int, tuple[Sequence[str], Mapping[str, Any]]]], folder: Path) -> None:
-        prepare_jax()
-        self._groups, self._folder = groups, folder.absolute()
-        for number, (overrides, config) in chain(*[group.items() for group in groups]):
+    Raises:
+        ConfigurationError: if the machine is too small for one of them.
+    """
+    prepare_jax()
+    folder, checked = folder.absolute(), set()
+    for number, (overrides, config) in [job for group in groups for job in group.items()]:
+        if build_key(config) not in checked:
+            checked.add(build_key(config))
             try:
-                check_devices(config["devices"]["tasks"])
-                check_memory([build_once(config)])
+                check_machine(build_once(config, read_settings(OmegaConf.create(dict(config)))))
             except ConfigurationError as error:
                 raise ConfigurationError(f"job {number} ({' '.join(overrides)}): {error}") from error
-        configs = [[config for _, config in group.values()] for group in groups]
-        self._steps = [sum(config["steps"] * len(listed(config["seed"])) for config in group) for group in configs]
-        self._runs = sum(len(listed(config["seed"])) for config in chain(*configs))
-        self._terminal = SweepTerminal(sum(self._steps), sum(map(len, groups)), len(groups))
-        self._paths: dict[str, str] = {}
-        self._stack = ExitStack()
+    runs = [sum(len(listed(config["seed"])) for _, config in group.values()) for group in groups]
+    for group, of_group in zip(groups, runs, strict=True):
+        allow_open_files(of_group, next(iter(group.values()))[1]["wandb"]["mode"])
+    with (
+        stop_on_interrupt() as stop,
+        drawing_executor(sum(runs)) as drawing,
+        SweepTerminal([steps_of(group) for group in groups], sum(map(len, groups))) as terminal,
+    ):
+        going = Sweep(groups, folder, terminal, stop, drawing)
+        try:
+            yield going
+        finally:
+            terminal.finish([], going.paths)
+            if stop.asked:
+                terminal.say(f"  go on with {resume_command(folder)}")
 
-    def __enter__(self) -> "Sweep":
-        self._stopping = self._stack.enter_context(stop_on_interrupt())
-        self._drawing = self._stack.enter_context(drawing_executor(self._runs))
-        self._stack.enter_context(self._terminal)
-        return self
 
-    def __exit__(self, *error: Any) -> None:
-        self._terminal.finish([], self._paths)
-        if self._stopping:
-            self._terminal.say(f"  go on with {resume_command(self._folder)}")
-        self._stack.__exit__(*error)
+def steps_of(group: Described) -> int:
+    """Meta-steps of all runs of a group."""
+    return sum(config["steps"] * len(listed(config["seed"])) for _, config in group.values())
 
-    def run_group(self, index: int, requests: Mapping[int, Request]) -> dict[int, float | Exception]:
+
+class Sweep:
+    """A sweep that goes on.
+
+    Args:
+        groups: of jobs.
+        folder: of the sweep.
+        terminal: shows it.
+        stop: ends it.
+        drawing: draws the figures.
+    """
+
+    def __init__(
+        self, groups: Sequence[Described], folder: Path, terminal: SweepTerminal, stop: Stop, drawing: Executor
+    ) -> None:
+        self._groups, self._folder = groups, folder
+        self._terminal, self._stop, self._drawing = terminal, stop, drawing
+        self.paths: dict[str, str] = {}
+        """Where everything is."""
+
+    def run_group(self, index: int, prepared: Mapping[int, Job]) -> dict[int, float | Exception]:
         """Trains the jobs of a group, those that could be prepared.
 
         Args:
             index: of the group.
-            requests: by the numbers of the jobs.
+            prepared: jobs by their numbers.
 
         Returns:
-            What each one would return alone, or the error that it would raise.
+            The result of each, or the error that it would raise alone.
 
         Raises:
             KeyboardInterrupt: after Ctrl-C, when everything up to there is on disk.
         """
-        before, group = sum(self._steps[:index]), self._groups[index]
+        group = self._groups[index]
         self._terminal.start_group(index, jobs_title([*group.values()]))
-
-        def show(stage: str, runs: Sequence[RunRecord]) -> None:
-            self._terminal.update(before + steps_done(runs), stage, mean_metrics(runs))
-
         outcomes: dict[int, float | Exception] = {}
         try:
-            if requests:
-                asked = [*requests.values()]
-                jobs = [build_once(request.config) for request in asked]
-                runs_of_jobs = train_jobs(jobs, asked, self._stopping, self._drawing, show)
+            if prepared:
+                runs_of_jobs = train_jobs([*prepared.values()], self._terminal, self._stop, self._drawing)
                 self._note_paths(runs_of_jobs)
-                if not self._stopping:  # some have not begun then
-                    outcomes = dict(zip(requests, map(outcome_of, runs_of_jobs), strict=True))
+                if not self._stop.asked:  # some have not begun then
+                    outcomes = dict(zip(prepared, map(outcome_of, runs_of_jobs), strict=True))
         except Exception as error:
             log.info("A group of jobs failed", exc_info=True)
-            outcomes = {**dict.fromkeys(requests, error), **ends_of(requests)}
-        if self._stopping:
-            self._terminal.say_interrupted(len(ends_of(requests)))
-            raise KeyboardInterrupt(self._stopping[0])
+            outcomes = {**dict.fromkeys(prepared, error), **_ends_of(prepared)}
+        if self._stop.asked:
+            self._terminal.say_interrupted(len(_ends_of(prepared)))
+            raise KeyboardInterrupt(self._stop.signal)
         settings: dict[tuple[str, ...], list[int]] = {}  # what differs only in the seed is one line
         for number, (overrides, _) in group.items():
             settings.setdefault(tuple(o for o in overrides if not o.startswith("seed=")), []).append(number)
@@ -97,13 +130,27 @@ class Sweep:
         for numbers in settings.values():
             losses = [loss for n in numbers if isinstance(loss := outcomes.get(n), float)]
             results.append((jobs_title([group[n] for n in numbers]), len(numbers), losses))
-        self._terminal.finish_group(before + self._steps[index], results)
+        self._terminal.finish_group(results)
         return outcomes
 
-    def _note_paths(self, runs_of_jobs: Sequence[Sequence[RunRecord]]) -> None:
+    def _note_paths(self, runs_of_jobs: Sequence[Sequence[RunResult]]) -> None:
         folder = self._folder
-        self._paths["folder"] = str(shorten(folder))
-        runs = [run for runs in runs_of_jobs for run in runs if isinstance(run, Run) and run.wandb.mode == "offline"]
-        if runs:
-            depth = len(runs[0].folder.relative_to(folder).parts) if runs[0].folder.is_relative_to(folder) else 1
-            self._paths["W&B"] = upload_command("/".join([str(shorten(folder)), *["*"] * depth]))
+        self.paths["folder"] = str(shorten(folder))
+        offline = [run.folder for runs in runs_of_jobs for run in runs if run.wandb_mode == "offline"]
+        if offline:
+            depth = len(offline[0].relative_to(folder).parts) if offline[0].is_relative_to(folder) else 1
+            self.paths["W&B"] = upload_command("/".join([str(shorten(folder)), *["*"] * depth]))
+
+
+def outcome_of(runs: Sequence[RunResult]) -> float | Exception:
+    """The result of a job, or the error that says why it has none."""
+    try:
+        return result_of(runs)
+    except TrainingFailedError as error:
+        return error
+
+
+def _ends_of(jobs: Mapping[int, Job]) -> dict[int, float]:
+    """Results of the finished jobs, by job number."""
+    ends = {number: finished_job(job.config, job.folder) for number, job in jobs.items()}
+    return {number: end for number, end in ends.items() if end is not None}

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,64 +13,70 @@ from omegaconf import DictConfig, OmegaConf
 from twmaml.configuration.settings import read_settings
 from twmaml.figures.pool import drawing_executor
 from twmaml.jobs.job import (
+    Job,
     ReportedError,
-    Request,
     build_once,
     check_seeds,
     finished_job,
-    program_of,
-    read_request,
+    group_key,
+    result_in,
     result_of,
     run_folders,
-    steps_done,
+    train_jobs,
 )
-from twmaml.jobs.process import prepare_jax, stop_on_interrupt
-from twmaml.jobs.report import closing_paths, closing_table, describe, mean_metrics, resume_command
-from twmaml.jobs.sweep import Sweep
+from twmaml.jobs.process import allow_open_files, prepare_jax, stop_on_interrupt
+from twmaml.jobs.report import closing_paths, closing_table, describe, resume_command
+from twmaml.jobs.sweep import Described, Sweep, sweep
 from twmaml.jobs.terminal import Terminal
 from twmaml.storage.checkpoint import CheckpointError
-from twmaml.storage.run_folder import FolderLock, check
-from twmaml.training.group import train_jobs
-from twmaml.training.recorder import RunRecord
+from twmaml.storage.run_folder import Finished, RunFolder
 
 log = logging.getLogger(__name__)
 
 
-def validate_job(config: Mapping[str, Any], folder: Path) -> None:
-    """Checks all that a job could stumble over before it compiles.
+class TrainTask:
+    """Trains a job, or several at once: a `VectorisedTask` of the launcher."""
 
-    Raises:
-        ConfigurationError: for the first thing that is wrong.
-    """
-    prepare_jax()
-    read_settings(OmegaConf.create(dict(config)))
-    build_once(config)
-    check_seeds(config, folder)
-    for run_folder in run_folders(folder, config["seed"]):
-        with suppress(CheckpointError):  # which is a matter of that job alone
-            check(config, run_folder)
+    def __call__(self, cfg: DictConfig) -> float:
+        """Trains one job. In a sweep an error must reach Hydra, so that the other jobs go on."""
+        try:
+            return train_job(cfg)
+        except BaseException as error:
+            if HydraConfig.get().mode == RunMode.RUN:
+                raise ReportedError(error) from error
+            raise
+
+    def validate(self, config: Mapping[str, Any], folder: Path) -> None:
+        """Checks all that a job could stumble over before it compiles.
+
+        Raises:
+            ConfigurationError: for the first thing that is wrong.
+        """
+        prepare_jax()
+        build_once(config, read_settings(OmegaConf.create(dict(config))))
+        check_seeds(config, folder)
+        for run_folder in run_folders(folder, config["seed"]):
+            with suppress(CheckpointError):  # which is a matter of that job alone
+                RunFolder.look(run_folder, config)
+
+    def group_key(self, config: Mapping[str, Any]) -> str:
+        """Equal for jobs that one program can train."""
+        return group_key(config)
+
+    def finished(self, config: Mapping[str, Any], folder: Path) -> float | None:
+        """The result of a job that an earlier process has finished; None if something is left to do."""
+        return finished_job(config, folder)
+
+    def prepare(self, cfg: DictConfig) -> Job:
+        """Opens the folders of a job's runs."""
+        return Job.open(cfg)
+
+    def sweep(self, groups: Sequence[Described], folder: Path) -> AbstractContextManager[Sweep]:
+        """Makes ready to train groups of jobs, one after the other."""
+        return sweep(groups, folder)
 
 
-def prepare_job(cfg: DictConfig) -> Request:
-    """Reads what Hydra asks for, where it calls the job, and makes the folders of its runs.
-
-    Raises:
-        ExpectedError: if one of them holds a run that cannot go on, or another process is there.
-    """
-    request = read_request(cfg)
-    try:
-        for run_folder in request.folders:
-            check(request.config, run_folder)
-            for name in ("checkpoints", "evaluation", "figures"):
-                (run_folder / name).mkdir(parents=True, exist_ok=True)
-            request.locks.append(FolderLock(run_folder))
-    except BaseException:
-        request.release()
-        raise
-    return request
-
-
-def run_job(cfg: DictConfig) -> float:
+def train_job(cfg: DictConfig) -> float:
     """Trains what a configuration describes and leaves its files in Hydra's output folder.
 
     Returns:
@@ -82,51 +88,29 @@ def run_job(cfg: DictConfig) -> float:
         KeyboardInterrupt: after Ctrl-C, when everything up to there is on disk.
     """
     prepare_jax()
-    request = read_request(cfg)
-    result = finished_job(request.config, request.folder)
-    if result is not None:
-        log.info("It is finished already")
-        return result
-    request = prepare_job(cfg)
-    job = build_once(request.config)
-    runs_asked, steps = len(request.settings.seeds), request.settings.steps
-    with (
-        stop_on_interrupt() as stopping,
-        Terminal(steps * runs_asked) as terminal,
-        drawing_executor(runs_asked) as drawing,
-    ):
-        terminal.start(*describe(request, job))
-
-        def show(stage: str, runs: Sequence[RunRecord]) -> None:
-            terminal.update(steps_done(runs), stage, mean_metrics(runs))
-
-        (runs,) = train_jobs([job], [request], stopping, drawing, show)
-        if not any(run.latest for run in runs):
-            return result_of(runs)  # says why not one of them could go on
-        if stopping:
-            terminal.say(f"interrupted after {max(run.step for run in runs):,} of {steps:,} meta-steps")
-        terminal.finish(closing_table(job, runs), closing_paths(request.folder, runs))
-        if stopping:
-            whole = request.folder if request.sweep is None else Path(HydraConfig.get().sweep.dir)
-            terminal.say(f"  go on with {resume_command(whole)}")
-    if stopping:
-        raise KeyboardInterrupt(stopping[0])
-    return result_of(runs)
-
-
-def hydra_job(cfg: DictConfig) -> float:
-    """What Hydra runs. In a sweep an error must reach Hydra, so that the other jobs go on."""
-    try:
-        return run_job(cfg)
-    except BaseException as error:
-        if HydraConfig.get().mode == RunMode.RUN:
-            raise ReportedError(error) from error
-        raise
-
-
-# Hydra hands the task function to its sweeper and its launcher: what twmaml's own ones need of it goes with it.
-hydra_job.validate = validate_job  # type: ignore[attr-defined]
-hydra_job.program_of = program_of  # type: ignore[attr-defined]
-hydra_job.finished = finished_job  # type: ignore[attr-defined]
-hydra_job.prepare = prepare_job  # type: ignore[attr-defined]
-hydra_job.sweep = Sweep  # type: ignore[attr-defined]
+    with closing(Job.open(cfg)) as job:
+        result = result_in([run.state for run in job.runs])
+        if result is not None:
+            log.info("It is finished already")
+            return result
+        seeds, steps = len(job.runs), job.settings.steps
+        left = sum(not isinstance(run.state, Finished) for run in job.runs)
+        allow_open_files(seeds, job.settings.wandb.mode)
+        title, facts = describe(job)
+        with (
+            stop_on_interrupt() as stop,
+            Terminal(steps * left) as terminal,
+            drawing_executor(seeds) as drawing,
+        ):
+            terminal.start(title, facts)
+            (runs,) = train_jobs([job], terminal, stop, drawing)
+            if not any(run.latest for run in runs):
+                return result_of(runs)  # says why not one of them could go on
+            if stop.asked:
+                terminal.say(f"interrupted after {max(run.step for run in runs):,} of {steps:,} meta-steps")
+            terminal.finish(closing_table(job, runs), closing_paths(job.folder, runs))
+            if stop.asked:
+                terminal.say(f"  go on with {resume_command(job.folder if job.sweep is None else job.sweep)}")
+        if stop.asked:
+            raise KeyboardInterrupt(stop.signal)
+        return result_of(runs)

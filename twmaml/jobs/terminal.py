@@ -1,14 +1,18 @@
-"""What a person sees while a run goes on. Without a terminal: the first and the last lines only."""
+"""The lines that a person sees while a run goes on. Without a terminal: the first and the last ones only."""
 
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from twmaml.jobs.report import mean_metrics
+from twmaml.training.recorder import RunResult
 
 
 class _StepsPerSecond(ProgressColumn):
@@ -44,8 +48,10 @@ class Terminal:
         )
         self._task = self._progress.add_task("compiling, starting W&B", total=steps, rate=None, losses="")
         self._began: tuple[float, int] | None = None
+        self._runs: dict[Path, RunResult] = {}
+        self._before = 0  # steps that were done before these
 
-    def __enter__(self) -> "Terminal":
+    def __enter__(self) -> Self:
         self._progress.start()
         return self
 
@@ -63,8 +69,10 @@ class Terminal:
         """Prints one line above the progress bar."""
         self.console.print(text, soft_wrap=True)
 
-    def update(self, steps: int, stage: str, metrics: Mapping[str, float]) -> None:
-        """Shows the steps done, what is being done and the latest losses."""
+    def update(self, stage: str, runs: Sequence[RunResult]) -> None:
+        """Shows the steps done, what is being done and the latest losses, of all runs that it has been told of."""
+        self._runs |= {run.folder: run for run in runs}
+        metrics, steps = mean_metrics([*self._runs.values()]), sum(run.step for run in self._runs.values())
         now = time.perf_counter()
         if self._began is None:
             self._began = (now, steps)
@@ -73,7 +81,7 @@ class Terminal:
         known = [f"{label} {metrics[name]:.3f}" for label, name in shown.items() if name in metrics]
         losses = "  ".join(known) if self._shows_losses else ""
         rate = since / seconds if since else None
-        self._progress.update(self._task, completed=steps, description=stage, losses=losses, rate=rate)
+        self._progress.update(self._task, completed=self._before + steps, description=stage, losses=losses, rate=rate)
 
     def finish(self, rows: Sequence[tuple[int, Mapping[str, float]]], paths: Mapping[str, str | Path]) -> None:
         """The closing table (one row an inner step) and where everything is."""
@@ -93,16 +101,16 @@ class SweepTerminal(Terminal):
     """The output of a sweep: one bar for all of it, and a line for the jobs that differ only in their seed.
 
     Args:
-        steps: meta-steps of all runs together.
+        steps: meta-steps of each group, which run one after the other.
         jobs: in all groups.
-        groups: programs that run one after the other.
     """
 
-    def __init__(self, steps: int, jobs: int, groups: int) -> None:
-        super().__init__(steps, losses_if_narrow=False)
-        self._jobs, self._groups = jobs, groups
+    def __init__(self, steps: Sequence[int], jobs: int) -> None:
+        super().__init__(sum(steps), losses_if_narrow=False)
+        self._steps, self._jobs, self._groups = steps, jobs, len(steps)
         self._jobs_done = 0
         self._label = ""
+        self._group, self._group_began = 0, 0.0
 
     def start_group(self, index: int, title: str) -> None:
         """Names the group that the next updates are about."""
@@ -110,21 +118,21 @@ class SweepTerminal(Terminal):
         if self.console.is_terminal:
             self.say(f"  group {index + 1} of {self._groups}: {title}")
         self._group, self._group_began, self._began = index + 1, time.perf_counter(), None
+        self._runs, self._before = {}, sum(self._steps[:index])
         self._progress.update(self._task, description=f"{self._label}: compiling", losses="", rate=None)
 
-    def update(self, steps: int, stage: str, metrics: Mapping[str, float]) -> None:
+    def update(self, stage: str, runs: Sequence[RunResult]) -> None:
         """Shows the steps done in the whole sweep, and of the group what is being done and its mean losses."""
-        super().update(steps, f"{self._label}: {stage}", metrics)
+        super().update(f"{self._label}: {stage}", runs)
 
-    def finish_group(self, steps: int, results: Sequence[tuple[str, int, Sequence[float]]]) -> None:
-        """What a group came to, a line for each of its settings.
+    def finish_group(self, results: Sequence[tuple[str, int, Sequence[float]]]) -> None:
+        """Shows the results of a group, a line for each of its settings.
 
         Args:
-            steps: done in the whole sweep by now.
-            results: of each setting what it is called, how many jobs had it, and the final evaluation loss of those
-                that did not fail.
+            results: of each setting its name, how many jobs had it, and the final evaluation loss of those that did
+                not fail.
         """
-        self._progress.update(self._task, completed=steps)
+        self._progress.update(self._task, completed=sum(self._steps[: self._group]))
         for title, jobs, losses in results:
             self._jobs_done += jobs
             parts = [f"{self._jobs_done:>4}/{self._jobs} jobs  {title}:"]

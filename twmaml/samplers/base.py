@@ -53,8 +53,8 @@ class Sampler(ABC):
     """Whether tasks come from the interpolated distribution instead of uniformly from the drawn cell."""
     selects: bool = False
     """Whether draws are chosen from more than are kept; `probabilities` is only the proposal then."""
-    remedy: str = ""
-    """What to change where the weights become too large, for the line that a failed run ends in."""
+    remedy: str = "bound them"
+    """Advice to a user whose importance weights have grown too large."""
 
     def init(self, grid: ParameterGrid) -> PyTree[Array]:
         """The sampler's own state before the first meta-step; nothing for most."""

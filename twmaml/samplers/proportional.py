@@ -31,6 +31,7 @@ class Proportional(Sampler):
     uniform_fraction: Fraction = 0.1
     interpolate: bool = False
     initial: PositiveReal | None = None
+    remedy = "raise sampler.uniform_fraction"
 
     def probabilities(self, grid: ParameterGrid, view: View) -> Float[Array, " cells"]:
         """Proportional to the signal, over a uniform floor; uniform where all priorities are zero."""

@@ -1,16 +1,18 @@
-"""What the folder of a run holds already: nothing, a run that can go on, or one that is finished."""
+"""The folder of a run: empty, or with a run that can go on, or with one that is finished."""
 
 import fcntl
 import json
 import logging
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from twmaml.errors import ConfigurationError
+from twmaml.storage import summary
 from twmaml.storage.checkpoint import Checkpoint, CheckpointError, newest_notes, remove_after
+from twmaml.storage.files import DamagedFileError
+from twmaml.storage.flat_config import flatten
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +24,64 @@ them, but for where they end."""
 
 class AlreadyFinishedError(ConfigurationError):
     """There is nothing left to do."""
+
+
+class Empty(NamedTuple):
+    """No run, or one that ended before its first checkpoint and begins again."""
+
+
+class Resumable(NamedTuple):
+    """A run that can go on from one of its checkpoints."""
+
+
+class Finished(NamedTuple):
+    """A run that has come to where the configuration ends."""
+
+    metrics: Mapping[str, float]
+    """Its last ones."""
+
+
+State = Empty | Resumable | Finished
+
+
+class RunFolder(NamedTuple):
+    """The folder of a run, closed to other processes, and what it held when that began."""
+
+    path: Path
+    state: State
+    lock: "FolderLock"
+
+    @classmethod
+    def open(cls, path: Path, config: Mapping[str, Any]) -> "RunFolder":
+        """Makes the folder ready for a run of this configuration.
+
+        Raises:
+            ConfigurationError: if it holds a run of another configuration, or another process writes there.
+            CheckpointError: if it holds a run, but nothing to go on from.
+        """
+        _refuse_without_checkpoints(path)
+        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        lock = FolderLock(path)
+        try:
+            state = _state_of(path, config)
+            for name in ("evaluation", "figures"):
+                (path / name).mkdir(exist_ok=True)
+        except BaseException:
+            lock.release()
+            raise
+        return cls(path, state, lock)
+
+    def close(self) -> None:
+        """Lets other processes in."""
+        self.lock.release()
+
+    @staticmethod
+    def look(path: Path, config: Mapping[str, Any]) -> State:
+        """The state that `open` would find, or its error. Nothing changes."""
+        _refuse_without_checkpoints(path)
+        if (path / "checkpoints" / ".lock").exists():
+            FolderLock(path).release()
+        return _state_of(path, config)
 
 
 class FolderLock:
@@ -48,23 +108,16 @@ class FolderLock:
             self._file = -1
 
 
-def check(config: Mapping[str, Any], folder: Path) -> None:
-    """Refuses a folder that holds what this configuration cannot go on from.
+def _refuse_without_checkpoints(path: Path) -> None:
+    if (path / "metrics.csv").exists() and not (path / "checkpoints").is_dir():
+        raise CheckpointError(f"{path} already holds a run, without a checkpoint; choose another folder")
 
-    Raises:
-        ConfigurationError: if the configuration is another one, or another process writes there.
-        CheckpointError: if there is nothing to go on from.
-    """
-    if not (folder / "checkpoints").is_dir():
-        if (folder / "metrics.csv").exists():
-            raise CheckpointError(f"{folder} already holds a run, without a checkpoint; choose another folder")
-        return
-    if (folder / "checkpoints" / ".lock").exists():
-        FolderLock(folder).release()
-    notes = newest_notes(folder)
-    if notes is None:  # it ended before its first checkpoint, and begins again
-        return
-    there, here = (dict(_flatten(json.loads(json.dumps(c, default=str)))) for c in (notes.config, config))
+
+def _state_of(path: Path, config: Mapping[str, Any]) -> State:
+    notes = newest_notes(path)
+    if notes is None:
+        return Empty()
+    there, here = (dict(flatten(json.loads(json.dumps(c, default=str)))) for c in (notes.config, config))
     differing = [
         f"{key} ({there.get(key, 'nothing')} there, {here.get(key, 'nothing')} here)"
         for key in sorted({*there, *here})
@@ -72,37 +125,26 @@ def check(config: Mapping[str, Any], folder: Path) -> None:
     ]
     if differing:
         raise ConfigurationError(
-            f"{folder} already holds a run of another configuration: {', '.join(differing)}; "
+            f"{path} already holds a run of another configuration: {', '.join(differing)}; "
             f"only {', '.join(MAY_CHANGE)} may change"
         )
     if notes.step > config["steps"]:
-        raise ConfigurationError(f"steps={config['steps']}: the run in {folder} is at meta-step {notes.step} already")
+        raise ConfigurationError(f"steps={config['steps']}: the run in {path} is at meta-step {notes.step} already")
+    metrics = _last_metrics(path) if notes.step == config["steps"] else None
+    return Resumable() if metrics is None else Finished(metrics)
 
 
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of a nested configuration by the keys a user types."""
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def finished(config: Mapping[str, Any], folder: Path) -> dict[str, float] | None:
-    """The last metrics of the run in a folder, if it has come to where the configuration ends; None if it has not."""
+def _last_metrics(path: Path) -> dict[str, float] | None:
+    """The metrics in a summary.json that says the run has finished; None if it does not."""
     try:
-        summary = json.loads((folder / "summary.json").read_text())
-        notes = newest_notes(folder) if summary["status"] == "finished" else None
-        if notes is None or notes.step != config["steps"]:
-            return None
-        metrics = {name: value for name, value in summary.items() if "/" in name}
-        return {name: math.nan if value is None else float(value) for name, value in metrics.items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, CheckpointError):
+        ended = summary.read(path)
+    except (OSError, DamagedFileError):
         return None  # whatever stands there is no end
+    return dict(ended.metrics) if ended.status == summary.FINISHED else None
 
 
 def cut_back(folder: Path, evaluates_at: Callable[[int], bool], checkpoint: Checkpoint | None) -> None:
-    """Removes what a run has left behind the checkpoint that it goes on from; all of it if there is none.
+    """Removes whatever a run has left behind the checkpoint that it goes on from; all of it if there is none.
 
     metrics.csv is cut back when it is opened.
     """
@@ -111,10 +153,7 @@ def cut_back(folder: Path, evaluates_at: Callable[[int], bool], checkpoint: Chec
     for path in (folder / "evaluation").rglob("*.npz"):
         if path.stem.isdecimal() and not (int(path.stem) <= step and evaluates_at(int(path.stem))):
             path.unlink()
-    for path in [
-        *folder.glob(".*.partial"),
-        *folder.glob("evaluation/**/.*.partial"),
-        *folder.glob("figures/.*.partial"),
-    ]:
-        path.unlink()
-    (folder / "summary.json").unlink(missing_ok=True)
+    for pattern in (".*.partial", "evaluation/**/.*.partial", "figures/.*.partial"):
+        for path in folder.glob(pattern):
+            path.unlink()
+    (folder / summary.FILE).unlink(missing_ok=True)

@@ -1,23 +1,45 @@
-"""How much memory a program takes at least, told before it is compiled, and how much there is."""
+"""The memory that a program takes at least, told before it is compiled, and the memory that is free."""
 
 import math
 import resource
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import psutil
 from jax.extend.core import ClosedJaxpr
 
+from twmaml.errors import ConfigurationError
+
+
+class Need(NamedTuple):
+    """The memory that a part of a run takes."""
+
+    what: str
+    least_bytes: float
+    keys: str
+    """Those that it depends on, with their values."""
+
+
+def check_memory(needs: Iterable[Need]) -> None:
+    """Refuses a run that cannot fit into the memory that is free."""
+    free = free_memory()
+    for need in needs:
+        if need.least_bytes > free:
+            asked, left = (f"{size / 2**30:.3g} GiB" for size in (need.least_bytes, free))
+            raise ConfigurationError(
+                f"{need.keys}: {need.what} takes at least {asked} of memory, of which {left} are free"
+            )
+
 
 def least_bytes(traced: ClosedJaxpr) -> float:
-    """Bytes that a traced program cannot do without: what it takes and returns, and the largest array in between."""
+    """Bytes that a traced program cannot do without: its arguments, its results, and the largest array in between."""
     ends = sum(_bytes(aval) for aval in (*traced.in_avals, *traced.out_avals))
     return ends + max(map(_bytes, _arrays_in(traced)), default=0)
 
 
 def _arrays_in(program: Any) -> Iterator[Any]:
-    """What every operation of a traced program returns, inside of loops and branches too."""
+    """The results of every operation of a traced program, inside of loops and branches too."""
     for operation in getattr(program, "jaxpr", program).eqns:
         yield from (variable.aval for variable in operation.outvars)
         for part in jax.tree.leaves([*operation.params.values()], is_leaf=_is_program):

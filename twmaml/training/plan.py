@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Plan:
-    """How far runs go, and after how many meta-steps it does what; None for never."""
+    """The length of runs, and how many meta-steps lie between two rows, evaluations and so on; None for never."""
 
     steps: int
     log_every: int
@@ -38,3 +38,16 @@ class Plan:
     def draws_at(self, step: int) -> bool:
         """Whether figures are drawn there, however long the run is; at its end they are besides."""
         return self.figures_every is not None and step % self.figures_every == 0
+
+
+@dataclass
+class Stop:
+    """Asks training to end with the chunk."""
+
+    signal: int | None = None
+    """The number of the signal that asked for it."""
+
+    @property
+    def asked(self) -> bool:
+        """Whether training is to end."""
+        return self.signal is not None

@@ -1,32 +1,317 @@
-"""The files of a run and how it stands."""
+"""One run on the host: rows, evaluations, figures, checkpoints, summary."""
 
 import math
-from collections.abc import Mapping
-from concurrent.futures import Future
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import jax
 import numpy as np
 
+from twmaml.errors import explain
+from twmaml.meta_learning.chunk import Chunk
+from twmaml.meta_learning.evaluation import Evaluation
+from twmaml.meta_learning.learner import MetaLearner, RunState
 from twmaml.samplers.base import Sampler
+from twmaml.space.priority_queue import visit_loss_correlation
+from twmaml.statistics import summarize
+from twmaml.storage import evaluation_file, pictures_file, summary
 from twmaml.storage.checkpoint import Checkpoint, Notes
+from twmaml.storage.checkpoint import write as write_checkpoint
 from twmaml.storage.files import run_log
-from twmaml.storage.metrics_file import MetricsFile
+from twmaml.storage.metrics_file import MetricsFile, read_metrics
+from twmaml.storage.run_folder import State, cut_back
 from twmaml.storage.wandb_run import WandbRun
+from twmaml.training.plan import Plan
+from twmaml.training.programs import Programs
 
 if TYPE_CHECKING:
     from twmaml.figures.run import Drawn
 
-
 Results = Mapping[str, Mapping[str, np.ndarray]]
-"""Every metric of every split, [tasks, inner steps + 1]."""
+"""Every metric of every split, [tasks, inner steps + 1]; of all runs with a leading axis of runs."""
+
+_CORRELATION = "queue/visit_loss_correlation"
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Whatever the runs of a group have in common."""
+
+    learner: MetaLearner
+    """But for its sampler."""
+    evaluations: Mapping[str, Evaluation]
+    """By the name of the split."""
+    data: Mapping[str, Any]
+    """Arrays of the families by the name of the split; those of training under `train`."""
+    figures: Mapping[str, Any]
+    """Figures of the user's own, by name."""
+    plan: Plan
+    memory_gib: float | None
+    """Memory that a program may take; None for a share of what is free."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """A run before it begins, or goes on."""
+
+    folder: Path
+    start: State
+    """Of the folder."""
+    seed: int
+    title: str
+    sampler: Sampler
+    config: dict[str, Any]
+    """Of the job."""
+    wandb: Mapping[str, Any]
+    """Arguments of `WandbRun`."""
+
+
+@dataclass(kw_only=True)
+class RunResult:
+    """The training of one seed as it stands."""
+
+    folder: Path
+    step: int = 0
+    latest: dict[str, float] = field(default_factory=dict)
+    status: str = "running"
+    """`running`, `finished`, `interrupted`, or the one line that says why it failed."""
+    wandb_mode: str = "disabled"
+    wandb_url: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether a loss stopped being finite, or there was nothing whole to go on from."""
+        return self.status not in ("running", "finished", "interrupted")
+
+
+@runtime_checkable
+class Progress(Protocol):
+    """Whoever watches the training."""
+
+    def update(self, stage: str, runs: Sequence[RunResult]) -> None:
+        """Told what is being done, and how the runs stand that it is done with."""
+        ...
+
+
+class Recorder:
+    """The files of one run that is trained, and how it stands.
+
+    Args:
+        spec: of the run.
+        shared: with the other runs of its group.
+        programs: that it is trained with.
+        index: of the run in their arrays.
+        checkpoint: that it goes on from; None if it begins.
+        wandb: its run in Weights & Biases.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        shared: Shared,
+        programs: Programs,
+        index: int,
+        checkpoint: Checkpoint | None,
+        wandb: WandbRun,
+    ) -> None:
+        self.spec, self.folder, self.index = spec, spec.folder, index
+        self._programs, self._shared = programs, shared
+        self._wandb = wandb
+        metrics, columns = self.folder / "metrics.csv", metric_names(programs, shared.evaluations, spec.sampler)
+        self.result = RunResult(folder=self.folder, wandb_mode=wandb.mode, wandb_url=wandb.url)
+        self._results: Results = {}
+        self.first_unadapted_loss = math.nan
+        if checkpoint is None:
+            metrics.unlink(missing_ok=True)
+            self._metrics = MetricsFile(metrics, columns)
+        else:
+            self._metrics = MetricsFile(metrics, columns, checkpoint.notes.mark)
+            self.result.step, self.result.latest = checkpoint.notes.step, dict(checkpoint.notes.latest)
+            self._results = unpack_results(checkpoint.arrays)
+            self.first_unadapted_loss = checkpoint.notes.first_unadapted_loss
+        cut_back(self.folder, shared.plan.evaluates_at, checkpoint)
+        self._first, self._began = self.result.step, time.perf_counter()
+        self._saved = None if checkpoint is None else checkpoint.notes.step
+        self._saving: Future[None] | None = None
+        self._figures: tuple[int, Future[Drawn]] | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not come to its end, whichever that is."""
+        return self.result.status == "running"
+
+    @property
+    def losses(self) -> np.ndarray:
+        """Scores of the split `eval`, [tasks, inner steps + 1]."""
+        return self._results["eval"]["loss"]
+
+    @contextmanager
+    def isolating_failures(self) -> Iterator[None]:
+        """Ends this run, and no other, if something fails meanwhile, on a full disk say."""
+        try:
+            yield
+        except Exception as error:
+            reason = explain(error)
+            if reason is None:  # a fault in the program
+                raise
+            self.result.status = reason
+            run_log(self.folder).info(reason)
+            self._metrics.close()
+            self._wandb.finish(self.result.latest, exit_code=1)
+
+    def row(self, chunk: Chunk, states: RunState) -> dict[str, float]:
+        """The row that a chunk leaves."""
+        losses, visits = np.asarray(states.queue.losses), np.asarray(states.queue.visits)
+        own = {n: float(v[self.index]) for n, v in chunk.metrics.items() if n in self._metrics.columns}
+        return own | {_CORRELATION: visit_loss_correlation(losses[self.index], visits[self.index])}
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes one row to metrics.csv and to W&B."""
+        self.result.step = step
+        self.result.latest |= metrics
+        self._metrics.write(step, metrics)
+        self._wandb.log(step, metrics)
+
+    def amend(self, metrics: Mapping[str, float]) -> None:
+        """Adds to the row that was written last."""
+        self.result.latest |= metrics
+        self._metrics.amend(metrics)
+        self._wandb.log(self.result.step, metrics)
+
+    def judge(self, step: int, results: Results, states: RunState) -> dict[str, float]:
+        """Saves an evaluation; its statistics.
+
+        Args:
+            step: of the evaluation.
+            results: of all runs.
+            states: of all runs.
+        """
+        self._results = jax.tree.map(lambda values: values[self.index], results)
+        queue = jax.tree.map(lambda leaf: np.asarray(leaf)[self.index], states.queue)
+        for split, evaluation in self._shared.evaluations.items():
+            fixed = self._programs.tasks[split]
+            cells = None if fixed.cells is None else np.asarray(fixed.cells)
+            record = evaluation_file.EvaluationRecord(
+                grid=evaluation.grid,
+                metrics=evaluation.metrics,
+                values=self._results[split],
+                tasks=np.asarray(fixed.tasks) / evaluation.grid.scale,
+                queue_losses=None if cells is None else queue.losses[cells],
+                visits=None if cells is None else queue.visits[cells],
+            )
+            evaluation_file.write(evaluation_file.path_of(self.folder, step, split), record)
+        return _summarize(self._results, self._shared.evaluations)
+
+    def save(self, leaves: Mapping[str, np.ndarray], writing: Executor) -> None:
+        """Has a checkpoint written from the leaves of its state, once the one before is; each step only once."""
+        self.finish_saving()
+        if self.result.step == self._saved:
+            return
+        self._saved = self.result.step
+        notes = Notes(
+            self.result.step,
+            self.spec.seed,
+            self.spec.config,
+            dict(self.result.latest),
+            self.first_unadapted_loss,
+            self._metrics.mark,
+            self._wandb.identity,
+        )
+        checkpoint = Checkpoint(notes, {**leaves, **pack_results(self._results)})
+        self._saving = writing.submit(write_checkpoint, self.folder, checkpoint, self._shared.plan.keep)
+
+    def finish_saving(self) -> None:
+        """Waits for the checkpoint that is being written; raises the error if it cannot be."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
+
+    def draw(self, states: RunState, drawing: Executor) -> None:
+        """Has the figures drawn beside the training, once those before are."""
+        from twmaml.figures.run import FigureData, draw_all  # noqa: PLC0415  imported in the background by now
+
+        self.finish_figures()
+        queue, probabilities, drawn = self._programs.illustrate(states, self.index)
+        evaluation = self._shared.evaluations["eval"]
+        pictures = None
+        if drawn:
+            pictures = pictures_file.Pictures(drawn.pop("tasks") / evaluation.grid.scale, drawn)
+            pictures_file.write(self.folder, pictures)
+        data = FigureData(
+            title=f"{self.spec.title}, meta-step {self.result.step:,}",
+            grid=self._shared.learner.family.grid,
+            evaluation_grid=evaluation.grid,
+            draws=evaluation.draws,
+            queue=queue,
+            probabilities=probabilities,
+            metrics=evaluation.metrics,
+            values=self._results["eval"],
+            history=read_metrics(self.folder / "metrics.csv"),
+            pictures=pictures,
+            draw_picture=evaluation.learner.family.draw_picture,
+        )
+        drawing_all = drawing.submit(draw_all, data, self.folder / "figures", self._shared.figures)
+        self._figures = (self.result.step, drawing_all)
+
+    def finish_figures(self) -> None:
+        """Waits for the figures that are being drawn, if any are, and sends them to W&B."""
+        if self._figures is None:
+            return
+        (step, drawing), self._figures = self._figures, None
+        try:
+            drawn = drawing.result()
+        except Exception as error:  # whatever the figures meet, they are no reason to lose the run
+            run_log(self.folder).error("The figures of meta-step %d could not be drawn: %r", step, error)
+            return
+        for failure in drawn.failures:
+            line, _, details = failure.partition("\n")
+            run_log(self.folder).error(line)
+            run_log(self.folder).info(details)  # to the file only
+        self._wandb.log_figures(step, drawn.paths)
+
+    def close(self, status: str, seconds: float, runs_at_once: int) -> None:
+        """Writes summary.json, with the seconds that the meta-steps took, and ends the W&B run."""
+        result = self.result
+        result.status = status
+        ended = summary.Summary(
+            status=f"failed: {status}" if result.failed else status,
+            seed=self.spec.seed,
+            step=result.step,
+            wall_seconds=round(time.perf_counter() - self._began, 3),
+            runs_at_once=runs_at_once,
+            meta_steps_per_second=round((result.step - self._first) / seconds, 1) if seconds > 0 else None,
+            metrics=result.latest,
+            device=jax.devices()[0].device_kind,
+        )
+        summary.write(self.folder, ended)
+        self._metrics.close()
+        self._wandb.finish(result.latest, exit_code=0 if status == "finished" else 1)
+
+
+def metric_names(programs: Programs, evaluations: Mapping[str, Evaluation], sampler: Sampler) -> list[str]:
+    """The columns of the metrics.csv of a run."""
+    nothing = {
+        name: dict.fromkeys(["loss", *(m.key for m in e.metrics)], np.zeros((e.grid.size * e.draws, e.steps + 1)))
+        for name, e in evaluations.items()
+    }
+    return [*programs.metric_names(sampler), _CORRELATION, *_summarize(nothing, evaluations)]
+
+
+def _summarize(results: Results, evaluations: Mapping[str, Evaluation]) -> dict[str, float]:
+    """The figures of all splits by metric name."""
+    figures = [summarize(results[name], e.metrics, e.draws, name) for name, e in evaluations.items()]
+    return {name: value for of_split in figures for name, value in of_split.items()}
 
 
 def pack_results(results: Results) -> dict[str, np.ndarray]:
     """The results by the names that they have in a checkpoint."""
-    named = {(split, metric): array for split, of_split in results.items() for metric, array in of_split.items()}
-    return {"losses" if name == _LOSSES else ".".join(("results", *name)): array for name, array in named.items()}
+    named = {f"results.{split}.{metric}": array for split, own in results.items() for metric, array in own.items()}
+    return {"losses" if name == "results.eval.loss" else name: array for name, array in named.items()}
 
 
 def unpack_results(arrays: Mapping[str, np.ndarray]) -> Results:
@@ -39,90 +324,6 @@ def unpack_results(arrays: Mapping[str, np.ndarray]) -> Results:
     return results
 
 
-_LOSSES = ("eval", "loss")
-
-
-@dataclass(kw_only=True)
-class RunRecord:
-    """How the training of one seed stands."""
-
-    folder: Path
-    step: int = 0
-    latest: dict[str, float] = field(default_factory=dict)
-    status: str = "running"
-    """`running`, `finished`, `interrupted`, or the one line that says why it failed."""
-
-    @property
-    def failed(self) -> bool:
-        """Whether a loss stopped being finite, or there was nothing whole to go on from."""
-        return self.status not in ("running", "finished", "interrupted")
-
-
-@dataclass(kw_only=True)
-class Run(RunRecord):
-    """The training of one seed as the host sees it: its folder, its files and how it stands."""
-
-    seed: int
-    title: str
-    config: dict[str, Any]
-    """Of the job."""
-    sampler: Sampler
-    metrics: MetricsFile
-    wandb: WandbRun
-    results: Results = field(default_factory=dict)
-    """Of the latest evaluation."""
-    first_unadapted_loss: float = math.nan
-    figures: tuple[int, "Future[Drawn]"] | None = None
-    """The figures being drawn, and of which step."""
-
-    @property
-    def losses(self) -> np.ndarray:
-        """Scores of the split `eval`, [tasks, inner steps + 1]."""
-        return self.results["eval"]["loss"]
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes one row to metrics.csv and to W&B."""
-        self.step = step
-        self.latest |= metrics
-        self.metrics.write(step, metrics)
-        self.wandb.log(step, metrics)
-
-    def amend(self, metrics: Mapping[str, float]) -> None:
-        """Adds to the row that was written last."""
-        self.latest |= metrics
-        self.metrics.amend(metrics)
-        self.wandb.log(self.step, metrics)
-
-    def notes(self) -> Notes:
-        """What a checkpoint says of the host's side."""
-        return Notes(
-            step=self.step,
-            seed=self.seed,
-            config=self.config,
-            latest=dict(self.latest),
-            first_unadapted_loss=self.first_unadapted_loss,
-            mark=self.metrics.mark,
-            wandb_id=self.wandb.identity,
-        )
-
-    def go_on_from(self, checkpoint: Checkpoint) -> None:
-        """Makes the host's side what it was."""
-        self.step, self.latest = checkpoint.notes.step, dict(checkpoint.notes.latest)
-        self.first_unadapted_loss = checkpoint.notes.first_unadapted_loss
-        self.results = unpack_results(checkpoint.arrays)
-
-    def finish_figures(self) -> None:
-        """Waits for the figures that are being drawn, if any are, and sends them to W&B."""
-        if self.figures is None:
-            return
-        (step, drawing), self.figures = self.figures, None
-        try:
-            drawn = drawing.result()
-        except Exception as error:  # whatever the figures meet, they are no reason to lose the run
-            run_log(self.folder).error("The figures of meta-step %d could not be drawn: %r", step, error)
-            return
-        for failure in drawn.failures:
-            line, _, details = failure.partition("\n")
-            run_log(self.folder).error(line)
-            run_log(self.folder).info(details)  # to the file only
-        self.wandb.log_figures(step, drawn.paths)
+def running(runs: Sequence[Recorder]) -> list[Recorder]:
+    """Those of the runs that have not come to their end."""
+    return [run for run in runs if run.running]

@@ -1,4 +1,4 @@
-"""Composes the configurations of a sweep's jobs as they will be when the jobs run."""
+"""The jobs of a sweep before they run, each with the configuration that it will have."""
 
 import copy
 import os
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext
@@ -28,18 +27,20 @@ class SweepJob:
 
     @property
     def folder(self) -> Path:
-        """Where it writes to."""
+        """The folder that it writes to."""
         return Path(self.config.hydra.runtime.output_dir)
 
     @property
     def runs(self) -> int:
-        """How many seeds it trains."""
+        """The number of its seeds."""
         seed = self.resolved.get("seed")
         return len(seed) if isinstance(seed, list) else 1
 
 
-class Composer:
-    """Composes jobs. Hydra takes a tenth of a second for one; of jobs that differ only in the seed, only for the first.
+class SweepJobs:
+    """Composes the jobs of a sweep.
+
+    Hydra takes a tenth of a second for one; of jobs that differ only in the seed, only for the first.
 
     Args:
         context: Hydra's.
@@ -69,7 +70,7 @@ class Composer:
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number
         with as_current(config):
-            folder = os.path.join(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir))
+            folder = Path(str(config.hydra.sweep.dir)) / str(config.hydra.sweep.subdir)
         with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
             config.hydra.runtime.output_dir = os.path.abspath(folder)
         return SweepJob(number, overrides, config, _resolve(config))
@@ -82,11 +83,10 @@ class Composer:
             if override.key_or_group == "seed":
                 config.seed = override.value()
         names = config.hydra.job.config.override_dirname
+        named = sorted(str(each.input_line) for each in parsed if each.key_or_group not in names.exclude_keys)
         with open_dict(config.hydra):
             config.hydra.overrides.task = [override.input_line for override in parsed]
-            config.hydra.job.override_dirname = get_overrides_dirname(
-                parsed, kv_sep=names.kv_sep, item_sep=names.item_sep, exclude_keys=names.exclude_keys
-            )
+            config.hydra.job.override_dirname = names.item_sep.join(named).replace("=", names.kv_sep)
         return config
 
 
