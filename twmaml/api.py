@@ -1,6 +1,6 @@
 """The public API: a trained initialisation from its folder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from twmaml.adaptation.base import Adaptation, adapt
 from twmaml.configuration.build import build_part, refuse_foreign
+from twmaml.errors import ConfigurationError
 from twmaml.models.base import Model
 from twmaml.storage.checkpoint import CheckpointError, newest, unpack
 from twmaml.tasks.base import TaskFamily
@@ -68,3 +69,12 @@ def load(folder: str | Path, trust: Sequence[str] = ()) -> Trained:
     shapes = jax.eval_shape(lambda: adaptation.init(model.init(jax.random.key(0), family.example_input)))
     meta_params = unpack({"meta_params": shapes}, checkpoint.arrays)["meta_params"]
     return Trained(family, model, adaptation, jax.tree.map(jnp.asarray, meta_params), checkpoint.notes.step)
+
+
+def trusted_family(config: Mapping[str, Any]) -> TaskFamily | None:
+    """The family of a configuration; None if it is not one of twmaml's own, or cannot be built any more."""
+    try:
+        refuse_foreign(config["task"], _TRUSTED)
+        return build_part(OmegaConf.create(dict(config)), "task", TaskFamily)
+    except ConfigurationError:
+        return None

@@ -97,9 +97,7 @@ class Comparison:
             }
         return found
 
-    def _statistics_at(
-        self, run: FinishedRun, step: int, left_out: np.ndarray | None = None
-    ) -> dict[str, np.ndarray]:
+    def _statistics_at(self, run: FinishedRun, step: int, left_out: np.ndarray | None = None) -> dict[str, np.ndarray]:
         return run_statistics(run.evaluations.at(step), self.metrics, run.evaluations.draws, left_out)
 
     def values(self, arm: Arm, key: str) -> np.ndarray:

@@ -89,7 +89,8 @@ def run_statistics(
         left_out: marks tasks; those that have diverged if not given.
 
     Returns:
-        Each statistic as an array over inner steps; `diverged`, in per cent, counts this run's own whatever is left out.
+        Each statistic as an array over inner steps; `diverged`, in per cent, counts the run's own, whatever is left
+        out.
     """
     diverged = diverged_tasks(values[SCORE])
     left_out = diverged if left_out is None else left_out

@@ -12,8 +12,15 @@ import numpy as np
 from twmaml.configuration.build import Job
 from twmaml.configuration.settings import listed
 from twmaml.jobs.job import Request
-from twmaml.statistics import TAILS, reported_steps
+from twmaml.statistics import DIVERGED, LOGGED, column_of, label_of, reported_steps
+from twmaml.storage.files import shorten
 from twmaml.training.recorder import Run, RunRecord
+
+_FURTHER = ("mean", "cvar_10")
+"""Statistics of the closing table for metrics besides the score."""
+
+_LONGEST = 5
+"""Labels of an axis in a line; of more the middle is left out."""
 
 _FILES = {"figures": "figures/", "metrics": "metrics.csv", "evaluation": "evaluation/", "summary": "summary.json"}
 
@@ -22,7 +29,7 @@ def describe(request: Request, job: Job) -> tuple[str, dict[str, str]]:
     """The title of a job, and what it is about to do, by aspect."""
     settings, learner, choices = request.settings, job.learner, request.choices
     seeds = ", ".join(map(str, settings.seeds))
-    axes = (f"{name} [{axis.low:g}, {axis.high:g}]{axis.unit}" for name, axis in learner.family.grid.axes.items())
+    axes = (f"{name} {_range(axis)}" for name, axis in learner.family.grid.axes.items())
     cells = " × ".join(map(str, learner.family.grid.shape))
     weights = jax.eval_shape(learner.model.init, jax.random.key(0), learner.family.example_input)
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(weights))
@@ -36,6 +43,13 @@ def describe(request: Request, job: Job) -> tuple[str, dict[str, str]]:
         f"{settings.evaluation.every:,} meta-steps, {settings.evaluation.steps} inner steps",
         "folder": str(shorten(request.folder)),
     }
+
+
+def _range(axis: Any) -> str:
+    ticks, edges = axis.ticks(), axis.edges()
+    labels = [f"{edges[0]:g}", f"{edges[-1]:g}"] if ticks is None else ticks[1]
+    shown = labels if len(labels) <= _LONGEST else [*labels[: _LONGEST - 1], "...", labels[-1]]
+    return f"[{', '.join(shown)}]{axis.unit}"
 
 
 def _sampler_line(config: Mapping[str, Any]) -> str:
@@ -60,8 +74,10 @@ def mean_metrics(runs: Sequence[RunRecord]) -> dict[str, float]:
 def closing_table(job: Job, runs: Sequence[RunRecord]) -> list[tuple[int, dict[str, float]]]:
     """The statistics after each reported inner step, averaged over the runs."""
     mean = mean_metrics(runs)
-    names = {"loss": "mean", "std": "sd", "worst": "worst", **{f"cvar_{t}": f"CVaR, worst {t} %" for t in TAILS}}
-    names["diverged"] = "diverged (left out)"
+    names = {column_of(statistic): statistic.label for statistic in LOGGED} | {"diverged": DIVERGED}
+    for metric in job.evaluation.learner.family.metrics:
+        label = label_of(metric)
+        names |= {column_of(each, metric): f"{label}: {each.label}" for each in LOGGED if each.key in _FURTHER}
     steps = reported_steps(job.evaluation.steps)
     return [(k, {label: mean[f"eval/{name}_step_{k}"] for name, label in names.items()}) for k in steps]
 
@@ -108,8 +124,3 @@ def jobs_title(jobs: Sequence[tuple[Sequence[str], Mapping[str, Any]]]) -> str:
 
 def _shorten(values: Sequence[Any]) -> str:
     return f"{values[0]},...,{values[-1]}" if len(values) > 2 else ",".join(map(str, values))
-
-
-def shorten(folder: Path) -> Path:
-    """Relative to the current folder, if it is in there."""
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
