@@ -90,7 +90,7 @@ def _curve_panels(
             arm.name: Estimate(*(at(part) for part in comparison.estimates[key, arm.name])) for arm in comparison.arms
         }
         draw_lines(comparison, axes, x, curves, log_scale=comparison.lead.logarithmic)
-        set_title(axes, comparison.measures[key].label)
+        set_title(axes, comparison.measures[key].title)
         axes.set_xlabel(label)
     return figure
 
@@ -188,7 +188,7 @@ def draw_improvement(comparison: Comparison) -> Figure | None:
         slanted: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
         axes.set_xticks(range(len(names)), map(wrapped, names), fontsize=8, **slanted)
         _name_rows(axes, names if axes is panels[0] else [""] * len(names))
-        set_title(axes, comparison.measures[key].label)
+        set_title(axes, comparison.measures[key].title)
         add_colour_bar(axes, mesh)
     return figure
 
@@ -231,7 +231,7 @@ def draw_differences(comparison: Comparison) -> Figure | None:
     for axes, key in zip(panels, keys, strict=True):
         _show_differences(comparison, axes, key, names)
         _name_rows(axes, names if axes is panels[0] else [""] * len(names))
-        set_title(axes, comparison.measures[key].label)
+        set_title(axes, comparison.measures[key].title)
         axes.set_xlabel("better →" if comparison.measures[key].higher_is_better else "← better")
     return figure
 

@@ -9,9 +9,9 @@ notes                  sentences shown on top
 samplers               [{name, colour: "#rrggbb", seeds: [...], folders: [{seed, href}]}]; href relative to the page
 inner_steps            [0, 1, 5, 10]
 meta_steps             [0, 2500, ...]
-metrics                [{key, label, unit?, tails?: [50, 30, 10, 5], higher_is_better?, linear?}]; lower is better if
-                       nothing else is said; linear: no logarithmic axis. The values of a metric with tails are under
-                       "<key>_<tail>" below: "cvar_10"
+metrics                [{key, label, group?, unit?, tails?: [50, 30, 10, 5], higher_is_better?, linear?}]; the table
+                       shows one group and what is in none; lower is better if nothing else is said; linear: no
+                       logarithmic axis. The values of a metric with tails are under "<key>_<tail>" below: "cvar_10"
 curves                 {metric: {inner step: {sampler: {estimate, low, high: [a value a meta-step],
                                                         runs: [[a value a meta-step] a seed]}}}}
 health                 {metrics: [{key, label}], meta_steps: [...], curves: {key: {sampler: {estimate, low, high}}}}
@@ -23,8 +23,8 @@ heatmaps               {label?, higher_is_better?, linear?: of what the maps sho
                         views: [{x: axis, y: axis or None}],
                         values: [{inner step: {meta-step: {sampler: [...]}}} a view],
                         differences: likewise, sampler - baseline, without the baseline itself}
-                       with an axis {name, unit, edges, ticks?: [[place, label]]} and the mean over seeds of cell
-                       (ix, iy) at ix * ny + iy
+                       with an axis {name, unit, edges, ticks?: [[place, label]], cells?: [a name or range each]} and
+                       the mean over seeds of cell (ix, iy) at ix * ny + iy
 configuration          [{key, values: {sampler: text}}]: the keys that differ
 ```
 

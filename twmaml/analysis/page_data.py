@@ -17,7 +17,7 @@ from twmaml.analysis.health import HEALTH
 from twmaml.analysis.measures import Measure
 from twmaml.analysis.resampling import Estimate
 from twmaml.analysis.sheet import colours_of
-from twmaml.figures.panels import UNITS, marginalise, views_of
+from twmaml.figures.panels import UNITS, cell_labels, marginalise, views_of
 from twmaml.statistics import label_of
 from twmaml.types import Metric
 
@@ -84,7 +84,8 @@ def _metrics(measures: Mapping[str, Measure]) -> list[dict[str, Any]]:
         name = key if measure.tail is None else key.removesuffix(f"_{measure.tail}")
         label = measure.label if measure.tail is None else measure.label.removesuffix(f", worst {measure.tail} %")
         direction = _direction(measure, measure.metric.logarithmic)
-        entry = found.setdefault(name, {"key": name, "label": label, **direction})
+        group = {"group": measure.group} if measure.group else {}
+        entry = found.setdefault(name, {"key": name, "label": label, **group, **direction})
         if measure.tail is not None:
             entry.setdefault("tails", []).append(measure.tail)
     return list(found.values())
@@ -147,7 +148,8 @@ def _heatmaps(comparison: Comparison) -> dict[str, Any]:
 
     def axis(name: str) -> dict[str, Any]:
         unit, ticks = grid.axes[name].unit, grid.axes[name].ticks()
-        labels = {} if ticks is None else {"ticks": list(map(list, zip(*ticks, strict=True)))}
+        pairs = [] if ticks is None else list(map(list, zip(*ticks, strict=True)))
+        labels = {"ticks": pairs, "cells": cell_labels(grid.axes[name])} if pairs else {}
         return {"name": name, "unit": UNITS.get(unit, unit), "edges": _numbers(grid.axes[name].edges()), **labels}
 
     return {

@@ -13,6 +13,7 @@ from twmaml.analysis.budgets import at_budget, units_of
 from twmaml.analysis.comparison import Comparison
 from twmaml.analysis.finished_runs import Arm
 from twmaml.analysis.resampling import Estimate, estimate
+from twmaml.figures.panels import describe_task
 from twmaml.statistics import label_of
 
 _VALUES = ("mean", "mean_median", "mean_iqm", "iqm", "sd", "worst_task", "cvar_50", "cvar_30", "cvar_10", "cvar_5")
@@ -41,7 +42,7 @@ def print_tables(console: Any, comparison: Comparison, notes: Sequence[str]) -> 
     for arm in comparison.arms:
         worst = comparison.worst_task(arm, comparison.inner_steps[-1])
         if worst is not None:
-            where = ", ".join(f"{name} {value:.3g}" for name, value in worst.task.items())
+            where = describe_task(comparison.grid, np.array(list(worst.task.values())))
             line = f"{where} (seed {worst.seed}): {comparison.lead.label} {worst.value:.3g}"
             console.print(f"  worst task of {arm.name}: {line}", markup=False)
     for note in notes:
@@ -71,7 +72,7 @@ def _tables_of_values(comparison: Comparison) -> list[Table]:
                 _table(
                     comparison,
                     title,
-                    [measures[key].label for key in keys],
+                    [measures[key].title if keys is means else measures[key].label for key in keys],
                     lambda arm, i, keys=keys: _interval(comparison.estimates[keys[i], arm.name], -1, k),
                 )
             )
@@ -109,7 +110,7 @@ def _table_of_differences(comparison: Comparison) -> list[Table]:
         for measure in measures
     ]
     better = "" if mixed else " (negative is better)"
-    title = f"difference to {comparison.baseline} on the same seeds, p after Holm{better}"
+    title = f"{label_of(comparison.lead)}: difference to {comparison.baseline} on the same seeds, p after Holm{better}"
     return [_table(comparison, title, columns, cell)]
 
 
