@@ -3,10 +3,15 @@
 import argparse
 import atexit
 import gc
-import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from twmaml.analysis.tables import compare
+from twmaml.analysis.exits import in_one_line
+from twmaml.analysis.report import compare
+
+if TYPE_CHECKING:
+    from twmaml.analysis.comparison import DrawPicture
 
 
 def main() -> None:
@@ -23,14 +28,17 @@ def main() -> None:
     parser.add_argument("--baseline", default="uniform", help="what the others are compared with (default: uniform)")
     parser.add_argument("--output", type=Path, help="where to write (default: comparison/ in the first folder)")
     arguments = parser.parse_args()
-    try:
-        compare(arguments.folders, arguments.baseline, arguments.output or arguments.folders[0] / "comparison")
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except OSError as error:
-        sys.exit(f"twmaml: cannot read or write {error.filename}: {error.strerror}")
-    except ValueError as error:
-        sys.exit(f"twmaml: {error}")
+    output = arguments.output or arguments.folders[0] / "comparison"
+    with in_one_line():
+        compare(arguments.folders, arguments.baseline, output, draw_picture_of)
+
+
+def draw_picture_of(config: Mapping[str, Any]) -> "DrawPicture | None":
+    """Draws the pictures of the family in a configuration; None if its code is not to be run."""
+    from twmaml.api import trusted_family  # noqa: PLC0415  a second that runs without pictures need not wait for
+
+    family = trusted_family(config)
+    return None if family is None else family.draw_picture
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """The command line of reproductions: `python -m twmaml.reproduce maml_sine` runs a preset beside what was published."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
+from twmaml.analysis.exits import in_one_line
 from twmaml.analysis.published import reproduce
 from twmaml.configuration.config_files import configuration_folder, suggest
 
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, help="how many, from 0 (default: what the preset says, 5)")
     parser.add_argument("--runs", type=Path, help="compare the runs in this folder, and train none")
     arguments = parser.parse_intermixed_args()
-    try:
+    with in_one_line():
         if arguments.preset == "list":
             for name, preset in presets.items():
                 print(f"{name:<14} {preset['title']}\n{'':<14} {preset['source']}")
@@ -33,12 +33,6 @@ def main() -> None:
         if arguments.seeds is not None and arguments.seeds < 1:
             raise ValueError(f"--seeds {arguments.seeds}: must be at least 1")
         reproduce(arguments.preset, presets[arguments.preset], arguments.seeds, arguments.overrides, arguments.runs)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except ValueError as error:
-        sys.exit(f"twmaml: {error}")
-    except OSError as error:
-        sys.exit(f"twmaml: cannot read or write {error.filename}: {error.strerror}")
 
 
 def read_presets() -> dict[str, Any]:

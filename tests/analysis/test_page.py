@@ -103,6 +103,15 @@ def made_up(
         "improvement": by_inner(improvement),
         "heatmaps": {
             "views": [{"x": x, "y": y} for x, y in views],
+            "differences": [
+                {
+                    str(k): {str(step): {n: heatmap(view, 0.3) for n in names if n != baseline} for step in meta_steps}
+                    for k in inner
+                }
+                for view in views
+            ]
+            if baseline
+            else [],
             "values": [
                 {
                     str(k): {
@@ -417,13 +426,12 @@ def test_pointing_at_a_heatmap_tells_the_cell(touch, visit, data):
                 ix, iy = columns - 3, rows * 14 // 18
                 x, y = cell_place(page, "importance", ix, iy, columns, rows)
                 page.touchscreen.tap(x, y) if touch else page.mouse.move(x, y)
-                maps = data["heatmaps"]["values"][view]["10"]["20000"]
+                kind = "values" if mode == "loss" else "differences"
+                maps = data["heatmaps"][kind][view]["10"]["20000"]
                 text = page.inner_text("#tip")
                 assert words in text
                 for name in NAMES if mode == "loss" else NAMES[1:]:
-                    value = maps[name][ix * rows + iy] - (
-                        maps["uniform"][ix * rows + iy] if mode == "difference" else 0
-                    )
+                    value = maps[name][ix * rows + iy]
                     assert re.search(rf"\b{name}\s+{shown(value, 4)}(\s|$)", text), (name, value, text)
                 assert page.inner_text("#tip .here").split()[0] == "importance"
 
@@ -632,7 +640,7 @@ def degenerate():
         "holes": holes,
         "flat": flat,
         "huge": {**plain, "curves": json.loads(re.sub(r"(\d+\.\d+)", r"\1e9", json.dumps(plain["curves"])))},
-        "unknown cells": {**plain, "heatmaps": {**plain["heatmaps"], "values": _unknown(plain["heatmaps"]["values"])}},
+        "unknown cells": {**plain, "heatmaps": {**_unknown(plain["heatmaps"]), "views": plain["heatmaps"]["views"]}},
     }
 
 

@@ -88,7 +88,7 @@ def test_a_diverged_task_is_counted_and_left_out(evaluation, bad):
     marked = diverged_tasks(losses)
     assert marked.sum() == 3
     assert marked[5, 4:].all()
-    summary = summarize(losses, evaluation.draws)
+    summary = summarize({"loss": losses}, evaluation.metrics, evaluation.draws)
     assert (summary["eval/diverged"], summary["eval/diverged_step_1"]) == (1, 0)
     kept = np.where(np.arange(24) == 5, np.nan, losses[:, 6]).reshape(12, 2)
     cells = np.nanmean(kept, axis=1)
@@ -108,7 +108,7 @@ def test_a_task_that_starts_near_zero_has_not_diverged_by_staying_small():
 def test_where_every_task_diverged_nothing_is_averaged(evaluation):
     losses = _random_losses()
     losses[:, 6] = np.inf
-    summary = summarize(losses, evaluation.draws)
+    summary = summarize({"loss": losses}, evaluation.metrics, evaluation.draws)
     assert summary["eval/diverged"] == 24
     assert np.isnan(summary["eval/loss"])
     assert np.isfinite(summary["eval/loss_step_5"])

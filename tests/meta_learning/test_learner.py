@@ -234,8 +234,8 @@ def test_probabilities_that_are_none_end_a_chunk(make_learner, sampler):
 @pytest.mark.parametrize("factor", [-1.0, np.nan])
 def test_a_score_that_is_negative_or_none_names_its_step(factor, make_learner):
     class Judged(Sinusoid):
-        def outcome(self, predict, data):
-            outcome = super().outcome(predict, data)
+        def outcome(self, predict, examples):
+            outcome = super().outcome(predict, examples)
             return outcome._replace(score=factor * outcome.score)
 
     learner = make_learner(family=Judged(Interval(0.5, 4.5, 4), Interval(0.0, 180.0, 5, "deg"), 1.0, -5.0, 5.0))

@@ -201,18 +201,18 @@ def test_a_state_of_another_shape_is_refused(folder):
 def test_a_trained_initialisation_can_be_used(folder, trained):
     learner, state = trained
     loaded = load(folder)
-    assert_trees_equal(loaded.params, state.meta_params)
+    assert_trees_equal(loaded.meta_params, state.meta_params)
     assert loaded.step == 20
     x = np.linspace(-5, 5, 10)
     y = np.sin(x)
 
-    def error(params):
-        return float(
-            np.mean((np.asarray(loaded.model.apply(params, jnp.asarray(x, jnp.float32)[:, None]))[:, 0] - y) ** 2)
-        )
+    def error(predict):
+        return float(np.mean((np.asarray(predict(jnp.asarray(x, jnp.float32)[:, None]))[:, 0] - y) ** 2))
 
-    errors = [error(loaded.adapt(x, y, steps)) for steps in (0, 1, 10)]
-    assert errors[0] > errors[1] > errors[2]
+    errors = [error(predict) for predict in (loaded.predict, *(loaded.adapt(x, y, steps) for steps in (0, 1, 10)))]
+    assert errors[0] == errors[1] > errors[2] > errors[3]
+    with pytest.raises(ConfigurationError, match=r"is now predict\(x\)"):
+        _ = loaded.model
     assert error(state.meta_params) == errors[0]
     assert loaded.family.grid.shape == learner.family.grid.shape
 

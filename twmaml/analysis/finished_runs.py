@@ -234,7 +234,7 @@ def _read_summary(folder: Path) -> Summary:
 
 
 def _read_evaluations(folder: Path, metrics: Mapping[str, np.ndarray]) -> Evaluations:
-    steps = metrics["step"][~np.isnan(metrics["eval/loss_step_0"])].astype(int)
+    steps = metrics["step"][~np.isnan(metrics["eval/diverged_step_0"])].astype(int)
     files = [evaluation_file.read(evaluation_file.path_of(folder, step)) for step in steps.tolist()]
     last = files[-1]
     return Evaluations(

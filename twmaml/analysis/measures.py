@@ -31,6 +31,13 @@ class Measure(NamedTuple):
     higher_is_better: bool = False
     tail: int | None = None
     """The percentage of the worst cells that it looks at."""
+    group: str = ""
+    """The label of the metric, where a comparison has several."""
+
+    @property
+    def title(self) -> str:
+        """The label with the group."""
+        return f"{self.group}: {self.label}" if self.group else self.label
 
 
 TAILS = tuple(sorted((statistic.tail for statistic in STATISTICS if statistic.tail), reverse=True))
@@ -68,12 +75,19 @@ def measures_of(metrics: Sequence[Metric]) -> dict[str, Measure]:
     return measures
 
 
-def _measure(key: str, metric: Metric, prefix: str, named: bool) -> Measure:
+def _measure(key: str, metric: Metric, prefix: str, several: bool) -> Measure:
     over_seeds, aggregate = _OVER_SEEDS.get(key, ("", np.mean))
     statistic: Statistic = _BY_KEY["mean" if over_seeds else key]
-    label = f"{label_of(metric)}: {statistic.label}" if named else statistic.label
     higher = metric.higher_is_better and not statistic.spread
-    return Measure(label + over_seeds, metric, prefix + statistic.key, aggregate, higher, statistic.tail)
+    return Measure(
+        label=statistic.label + over_seeds,
+        metric=metric,
+        statistic=prefix + statistic.key,
+        aggregate=aggregate,
+        higher_is_better=higher,
+        tail=statistic.tail,
+        group=label_of(metric) if several else "",
+    )
 
 
 def run_statistics(
@@ -89,7 +103,8 @@ def run_statistics(
         left_out: marks tasks; those that have diverged if not given.
 
     Returns:
-        Each statistic as an array over inner steps; `diverged`, in per cent, counts this run's own whatever is left out.
+        Each statistic as an array over inner steps; `diverged`, in per cent, counts the run's own, whatever is left
+        out.
     """
     diverged = diverged_tasks(values[SCORE])
     left_out = diverged if left_out is None else left_out

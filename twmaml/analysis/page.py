@@ -1,6 +1,6 @@
 """The page of a comparison: `page.html` with the data in it, one file that needs nothing else and no network.
 
-What `write_page` expects (any number may be None or not finite: unknown):
+The data that `write_page` expects (any number may be None or not finite: unknown):
 
 ```
 title, made, command   texts: the heading, when the page was made, with what command
@@ -9,8 +9,9 @@ notes                  sentences shown on top
 samplers               [{name, colour: "#rrggbb", seeds: [...], folders: [{seed, href}]}]; href relative to the page
 inner_steps            [0, 1, 5, 10]
 meta_steps             [0, 2500, ...]
-metrics                [{key, label, unit?, tails?: [50, 30, 10, 5]}]; lower is better for all of them. The values of
-                       a metric with tails are under "<key>_<tail>" below: "cvar_10"
+metrics                [{key, label, group?, unit?, tails?: [50, 30, 10, 5], higher_is_better?, linear?}]; the table
+                       shows one group and what is in none; lower is better if nothing else is said; linear: no
+                       logarithmic axis. The values of a metric with tails are under "<key>_<tail>" below: "cvar_10"
 curves                 {metric: {inner step: {sampler: {estimate, low, high: [a value a meta-step],
                                                         runs: [[a value a meta-step] a seed]}}}}
 health                 {metrics: [{key, label}], meta_steps: [...], curves: {key: {sampler: {estimate, low, high}}}}
@@ -18,9 +19,12 @@ differences            {metric: {inner step: {sampler: {estimate, low, high, p}}
                        meta-step, p after Holm; without the baseline itself
 improvement            {metric: {inner step: {samplers, matrix, low, high}}}: probability that the row is better than
                        the column, at the last meta-step
-heatmaps               {views: [{x: axis, y: axis or None}],
-                        values: [{inner step: {meta-step: {sampler: [...]}}} a view]}
-                       with an axis {name, unit, edges} and the mean over seeds of cell (ix, iy) at ix * ny + iy
+heatmaps               {label?, higher_is_better?, linear?: of what the maps show,
+                        views: [{x: axis, y: axis or None}],
+                        values: [{inner step: {meta-step: {sampler: [...]}}} a view],
+                        differences: likewise, sampler - baseline, without the baseline itself}
+                       with an axis {name, unit, edges, ticks?: [[place, label]], cells?: [a name or range each]} and
+                       the mean over seeds of cell (ix, iy) at ix * ny + iy
 configuration          [{key, values: {sampler: text}}]: the keys that differ
 ```
 
@@ -33,6 +37,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from twmaml.storage.files import whole_file
+
 _TEMPLATE = Path(__file__).with_name("page.html")
 _PLACE = "{{data}}"
 
@@ -42,13 +48,12 @@ def write_page(data: Mapping[str, Any], path: Path) -> None:
     text = json.dumps(_plain(data), allow_nan=False, separators=(",", ":"))  # ASCII: any name, in any encoding
     text = text.replace("<", "\\u003c")  # else a name could end the script element: "</script>", "<!--"
     page = _TEMPLATE.read_text(encoding="utf-8").replace(_PLACE, text, 1)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(page, encoding="utf-8", newline="\n")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        partial.write_text(page, encoding="utf-8", newline="\n")
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold: arrays as lists, numbers that are not finite as None."""
+    """A value as JSON can hold it: arrays as lists, numbers that are not finite as None."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

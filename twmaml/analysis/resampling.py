@@ -15,7 +15,7 @@ _AT_ONCE = 4_000_000  # numbers that a resampling holds in memory
 
 
 def unknown_as_worst(aggregate: Callable[..., Any]) -> Callable[..., Any]:
-    """An aggregate of ranks, of costs: a run all of whose tasks have diverged is the worst. NaN where such runs count."""
+    """An aggregate of ranks of costs: a run whose tasks have all diverged is the worst. NaN where such runs count."""
 
     def of_ranks(values: np.ndarray, axis: int = 0) -> Any:
         with np.errstate(invalid="ignore"):

@@ -1,4 +1,4 @@
-"""What the figures of a comparison share: the look of each arm, headings, legends and notes, curves with bands."""
+"""Common parts of the figures of a comparison: the look of each arm, headings, legends and notes, curves with bands."""
 
 import math
 import textwrap
@@ -29,7 +29,10 @@ _OTHERS = (
 _LINES: Sequence[Any] = ("-", (0, (5, 1.5)), (0, (6, 1.5, 1.5, 1.5)), (0, (1.5, 1.5)), (0, (4, 1.5, 1, 1.5, 1, 1.5)))
 
 BANDS = "bands: 95 % bootstrap interval over seeds"
-"""What a reader has to know of curves."""
+"""The note below figures with curves."""
+
+_AT_ONCE = 6
+"""Samplers beside each other."""
 
 _NAME = 30
 """Letters of a name in a line."""
@@ -60,13 +63,24 @@ def wrapped(name: str) -> str:
 
 
 def lines_in(texts: Iterable[str]) -> int:
-    """How many lines the longest has."""
+    """Lines of the longest text."""
     return max(text.count("\n") + 1 for text in texts)
 
 
 def names_width(comparison: Comparison, size: float) -> float:
-    """Of all arms, in inches."""
+    """Width of the widest arm name, in inches."""
     return max(text_width(wrapped(arm.name), size) for arm in comparison.arms)
+
+
+def in_rows(names: Sequence[str]) -> list[Sequence[str]]:
+    """As few and as equal rows as fit the page."""
+    size = math.ceil(len(names) / math.ceil(len(names) / _AT_ONCE))
+    return [names[i : i + size] for i in range(0, len(names), size)]
+
+
+def when(comparison: Comparison) -> str:
+    """The part of a heading that says how far the runs have come."""
+    return f"after {comparison.inner_steps[-1]} inner steps and {comparison.steps[-1]:,} meta-steps"
 
 
 def sheet(
@@ -86,15 +100,15 @@ def sheet(
 
     Args:
         comparison: whose arms the legend names.
-        rows: as all that is not named here, of `twmaml.panels.make_panels`.
-        columns: likewise.
-        width: likewise.
-        height: likewise.
-        heading: what is shown.
-        note: what a reader has to know.
+        rows: as for `make_panels`.
+        columns: as for `make_panels`.
+        width: as for `make_panels`.
+        height: as for `make_panels`.
+        heading: the title of the whole.
+        note: below the panels.
         legend: whether there is one.
-        margin: likewise.
-        room: likewise.
+        margin: as for `make_panels`.
+        room: as for `make_panels`.
     """
     whole, edge = margin + columns * width, 0.1
 

@@ -54,6 +54,20 @@ def _value_text(grid: ParameterGrid, name: str, value: float) -> str:
     return labels[int(np.abs(np.array(places) - float(axis.position(jnp.float32(value)))).argmin())]
 
 
+def cell_labels(axis: ParameterAxis) -> list[str] | None:
+    """The name or the range of each cell of an axis that labels its ticks itself; None of others."""
+    ticks, edges = axis.ticks(), axis.edges()
+    if ticks is None:
+        return None
+    places, labels = ticks
+    if not axis.continuous:
+        middles = (edges[:-1] + edges[1:]) / 2
+        return [labels[int(np.abs(np.array(places) - middle).argmin())] for middle in middles]
+    inside = [jnp.asarray(edges[:-1], jnp.float32), jnp.nextafter(jnp.asarray(edges[1:], jnp.float32), -jnp.inf)]
+    low, high = (np.asarray(axis.value(ends)) / axis.scale for ends in inside)
+    return [f"{a:.3g} to {b:.3g}" for a, b in zip(low, high, strict=True)]
+
+
 def names_room(grid: ParameterGrid) -> float:
     """Inches that the labels of ticks need beyond those of numbers; 0 where all ticks are numbers."""
     ticks = [axis.ticks() for axis in grid.axes.values()]

@@ -60,7 +60,7 @@ class FigureData:
     metrics: Sequence[Metric]
     """The score, and the family's further metrics."""
     values: Mapping[str, np.ndarray]
-    """Of the latest evaluation: the score's under `loss`, the others' under their keys; each [tasks, inner steps + 1]."""
+    """The latest evaluation's: the score's under `loss`, the others' under their keys, [tasks, inner steps + 1] each."""
     history: Mapping[str, np.ndarray]
     """metrics.csv by column."""
     pictures: Pictures | None

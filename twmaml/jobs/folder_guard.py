@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from twmaml.configuration.settings import read_settings
 from twmaml.errors import ExpectedError
 from twmaml.jobs.job import ReportedError, check_seeds, result_in, run_folders
-from twmaml.jobs.report import shorten
+from twmaml.storage.files import shorten
 from twmaml.storage.run_folder import AlreadyFinishedError, RunFolder
 
 

@@ -11,8 +11,12 @@ import numpy as np
 
 from twmaml.configuration.settings import listed
 from twmaml.jobs.job import Job
-from twmaml.statistics import LOGGED, reported_steps
+from twmaml.statistics import DIVERGED, LOGGED, column_of, label_of, reported_steps
+from twmaml.storage.files import shorten
 from twmaml.training.recorder import RunResult
+
+_FURTHER = ("mean", "cvar_10")
+"""Statistics of the closing table for metrics besides the score."""
 
 _FILES = {"figures": "figures/", "metrics": "metrics.csv", "evaluation": "evaluation/", "summary": "summary.json"}
 
@@ -59,7 +63,10 @@ def mean_metrics(runs: Sequence[RunResult]) -> dict[str, float]:
 def closing_table(job: Job, runs: Sequence[RunResult]) -> list[tuple[int, dict[str, float]]]:
     """The statistics after each reported inner step, averaged over the runs."""
     mean = mean_metrics(runs)
-    names = {f"{statistic.column}": statistic.label for statistic in LOGGED} | {"diverged": "diverged (left out)"}
+    names = {column_of(statistic): statistic.label for statistic in LOGGED} | {"diverged": DIVERGED}
+    for metric in job.parts.evaluation.learner.family.metrics:
+        label = label_of(metric)
+        names |= {column_of(each, metric): f"{label}: {each.label}" for each in LOGGED if each.key in _FURTHER}
     steps = reported_steps(job.parts.evaluation.steps)
     return [(k, {label: mean[f"eval/{name}_step_{k}"] for name, label in names.items()}) for k in steps]
 
@@ -105,8 +112,3 @@ def jobs_title(jobs: Sequence[tuple[Sequence[str], Mapping[str, Any]]]) -> str:
 
 def _ends(values: Sequence[Any]) -> str:
     return f"{values[0]},...,{values[-1]}" if len(values) > 2 else ",".join(map(str, values))
-
-
-def shorten(folder: Path) -> Path:
-    """Relative to the current folder, if it is in there."""
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder

@@ -23,8 +23,9 @@ from twmaml.jobs.job import (
     train_jobs,
 )
 from twmaml.jobs.process import allow_open_files, prepare_jax, stop_on_interrupt
-from twmaml.jobs.report import jobs_title, resume_command, shorten, upload_command
+from twmaml.jobs.report import jobs_title, resume_command, upload_command
 from twmaml.jobs.terminal import SweepTerminal
+from twmaml.storage.files import shorten
 from twmaml.training.plan import Stop
 from twmaml.training.recorder import RunResult
 

@@ -38,6 +38,11 @@ class Axis(Protocol):
         ...
 
     @property
+    def span(self) -> str:
+        """The range in words."""
+        ...
+
+    @property
     def scale(self) -> float:
         """What one configured unit is inside a task: radians for degrees, otherwise 1."""
         ...
@@ -97,6 +102,11 @@ class Interval:
         _check_unit(self.unit)
 
     @property
+    def span(self) -> str:
+        """Both ends, with the unit."""
+        return f"[{self.low:g}, {self.high:g}]{self.unit}"
+
+    @property
     def scale(self) -> float:
         """Radians for degrees, otherwise 1."""
         return _scale(self.unit)
@@ -153,6 +163,11 @@ class Segments:
                 raise ValueError(f"intervals must ascend and not overlap. Got one to {high} before one from {low}")
         if self.evaluation_cells is not None:
             self.with_cells(self.evaluation_cells)
+
+    @property
+    def span(self) -> str:
+        """Every interval, with the unit."""
+        return " ".join(f"[{low:g}, {high:g}]{self.unit}" for low, high, _ in self.intervals)
 
     @property
     def cells(self) -> int:
@@ -233,6 +248,11 @@ class Categories:
     def __post_init__(self) -> None:
         if len({*self.names}) < len(self.names):
             raise ValueError(f"names must all differ. Got {', '.join(self.names)}")
+
+    @property
+    def span(self) -> str:
+        """The names, up to three of them."""
+        return f"({', '.join([*self.names[:3], *(['...'] if len(self.names) > 3 else [])])})"
 
     @property
     def cells(self) -> int:

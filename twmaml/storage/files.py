@@ -67,3 +67,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in content.items()}
     with whole_file(path) as partial:
         partial.write_text(json.dumps(clean, indent=2, allow_nan=False) + "\n")
+
+
+def shorten(folder: Path) -> Path:
+    """Relative to the current folder, if it is in there."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
