@@ -142,7 +142,7 @@ def compare(parts: Parts, blocks: int, steps: int) -> None:
 
 def time_evaluation(parts: Parts, repeats: int) -> None:
     """Milliseconds of one evaluation, after compilation."""
-    evaluate = over_runs(parts.evaluation.losses, shard_runs(1))
+    evaluate = over_runs(parts.evaluation.results, shard_runs(1))
     meta_params = jax.vmap(parts.learner.init)(jnp.zeros(1, jnp.uint32)).meta_params
     fixed = parts.evaluation.tasks()
     jax.block_until_ready(evaluate(meta_params, fixed))

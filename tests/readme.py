@@ -1,0 +1,22 @@
+"""The README's examples as modules and files, for the tests that build on them."""
+
+import re
+from pathlib import Path
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+FILES = dict(re.findall(r"^`([\w/.]+)`:\n\n```\w+\n(.*?)```", README, re.MULTILINE | re.DOTALL))
+COMMANDS = re.findall(r"^python -m (twmaml\.train --config-dir .*)$", README, re.MULTILINE)
+
+
+def write_examples(folder: Path) -> None:
+    """Writes every example below a folder, as its reader would."""
+    for name, content in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+
+
+def example(module: str, name: str):
+    """What an example's module defines under a name."""
+    scope = {"__name__": module}
+    exec(compile(FILES[f"{module}.py"], f"{module}.py", "exec"), scope)
+    return scope[name]

@@ -1,0 +1,135 @@
+"""The README's examples in the whole program: what is one file and one YAML goes through all of it."""
+
+import json
+import re
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.conftest import SAMPLERS, SMALL, succeed
+from tests.readme import example, write_examples
+from twmaml.api import load
+from twmaml.meta_learning.chunk import train_chunk
+from twmaml.storage import evaluation_file
+from twmaml.storage.metrics_file import read_metrics
+from twmaml.training.one_of import OneOf
+
+ROOT = Path(__file__).parent.parent
+SIX = ("uniform", "epsilon_greedy", "weighted", "importance", "delta", "importance_delta")
+BLOBS = [item for item in SMALL if not item.startswith(("task.", "evaluation.cells"))]
+
+
+@pytest.fixture
+def examples(tmp_path, environment, monkeypatch):
+    write_examples(tmp_path)
+    monkeypatch.setitem(environment, "PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def run(*command, folder, environment):
+    command = [sys.executable, *map(str, command)]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_sampler_with_state_shares_a_program_with_the_six_others(make_learner):
+    smoothed = example("smoothed", "Smoothed")(decay=0.7, uniform_fraction=0.1)
+    rules = [*(SAMPLERS[name] for name in SIX), smoothed]
+
+    def train(index):
+        learner = make_learner(OneOf(rules, index))
+        return train_chunk(learner, learner.init(3), jnp.int32(60))
+
+    states, chunk = jax.jit(lambda: jax.lax.map(train, jnp.arange(7)))()
+    for i, rule in enumerate(rules):
+        learner = make_learner(rule)
+        alone, alone_chunk = jax.jit(lambda learner=learner: train_chunk(learner, learner.init(3), jnp.int32(60)))()
+        np.testing.assert_array_equal(states.queue.visits[i], alone.queue.visits)
+        together = states._replace(sampler=states.sampler[i])
+        for one, other in zip(jax.tree.leaves(alone.meta_params), jax.tree.leaves(together.meta_params), strict=True):
+            np.testing.assert_allclose(one, other[i], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(alone.queue.losses, states.queue.losses[i], rtol=1e-5, atol=1e-5)
+        for one, other in zip(jax.tree.leaves(alone.sampler), jax.tree.leaves(together.sampler), strict=True):
+            np.testing.assert_allclose(one, other[i], rtol=1e-5, atol=1e-5)
+        for name, value in alone_chunk.metrics.items():
+            np.testing.assert_allclose(chunk.metrics[name][i], value, rtol=1e-4, err_msg=name)
+    beginning = smoothed.init(make_learner(smoothed).family.grid)
+    assert all(
+        (np.asarray(states.sampler[6][i]) == beginning).all() for i in range(6)
+    )  # of those that did not draw by it
+
+
+def test_the_state_of_a_sampler_does_not_depend_on_the_order_of_a_batch(make_learner):
+    learner = make_learner(example("smoothed", "Smoothed")(decay=0.5, uniform_fraction=0.1), meta_batch=12)
+    state, _ = jax.jit(partial(train_chunk, learner))(learner.init(0), jnp.int32(30))
+    visited = np.asarray(state.queue.visits) > 0
+    assert (np.asarray(state.sampler)[visited] != 1).all()
+    assert (np.asarray(state.sampler)[~visited] == 1).all()
+
+
+def test_a_sampler_with_state_is_the_same_run_to_the_bit_after_kills(examples, environment):
+    own = ["sampler=smoothed", f"hydra.searchpath=[file://{examples}/my_conf]"]
+    command = [ROOT / "scripts/torture.py", "--kills", "2", "--terms", "0", "--steps", "3000", "--set", *own]
+    output = run(*command, folder=examples, environment=environment)
+    assert output.returncode == 0, output.stdout + output.stderr
+
+
+def test_a_sampler_with_state_is_swept_saved_alone_and_compared(examples, train, environment):
+    sweep = ["--config-dir=my_conf", "--multirun", "sampler=uniform,smoothed", "seed=0,1", "hydra.sweep.dir=sweep"]
+    succeed(train(*sweep))
+    arrays = [_checkpoint_arrays(examples / "sweep" / number) for number in "02"]
+    assert "sampler" not in arrays[0]
+    assert arrays[1]["sampler"].shape == (20,)  # its own entry, without those of the others
+    assert "sampler/largest_average" in read_metrics(examples / "sweep/2/metrics.csv")
+    assert "sampler/largest_average" not in read_metrics(examples / "sweep/0/metrics.csv")
+    output = succeed(run("-m", "twmaml.compare", "sweep", folder=examples, environment=environment)).stdout
+    assert re.search(r"│ smoothed +│", output)
+    assert '"smoothed"' in (examples / "sweep/comparison/index.html").read_text()
+
+
+def _checkpoint_arrays(folder):
+    from twmaml.storage.checkpoint import newest
+
+    (checkpoint,) = newest([folder])
+    assert checkpoint is not None
+    return checkpoint.arrays
+
+
+def test_a_family_with_classes_goes_through_everything(examples, train, environment):
+    noisy = "+evaluation.splits.noisy.task.noise.high=1.0"
+    sweep = ["--config-dir=my_conf", "--multirun", "task=blobs", "sampler=uniform,weighted", "seed=0,1", noisy]
+    succeed(train(*sweep, *BLOBS, "steps=400", "meta_batch=10", "hydra.sweep.dir=sweep", small=False))
+    folder = examples / "sweep" / "0"
+    metrics = read_metrics(folder / "metrics.csv")
+    assert metrics["eval/accuracy"][-1] > metrics["eval/accuracy_step_0"][0] + 0.1
+    assert metrics["eval/accuracy"][-1] > metrics["noisy/accuracy"][-1]
+    record = evaluation_file.read(evaluation_file.path_of(folder, 400))
+    assert (record.metrics[1].key, record.metrics[1].higher_is_better) == ("accuracy", True)
+    np.testing.assert_allclose(record.values["accuracy"][:, -1].mean(), metrics["eval/accuracy"][-1], rtol=1e-6)
+    worst = metrics["eval/accuracy_worst"][-1]
+    np.testing.assert_allclose(worst, record.values["accuracy"][:, -1].min(), rtol=1e-6)
+    assert worst <= metrics["eval/accuracy_cvar_10"][-1] <= metrics["eval/accuracy"][-1]
+    other = evaluation_file.read(evaluation_file.path_of(folder, 400, "noisy"))
+    assert record.queue_losses is not None
+    assert other.queue_losses is None  # the queue has no cells for them
+    assert {path.stem for path in (folder / "figures").iterdir()} >= {"queue", "evaluation", "adaptation"}
+
+    trained = load(folder, trust=["blobs"])
+    centres = np.array([[1.0, 0.0], [-0.5, 0.8], [-0.5, -0.8]])
+    predict = trained.adapt(centres.repeat(20, axis=0), np.arange(3).repeat(20), steps=10)
+    assert (np.argmax(predict(jnp.asarray(centres, jnp.float32)), axis=1) == np.arange(3)).mean() > 0.6
+
+    succeed(train("resume=sweep", "steps=500", small=False))
+    assert read_metrics(folder / "metrics.csv")["step"][-1] == 500
+    output = succeed(run("-m", "twmaml.compare", "sweep", folder=examples, environment=environment)).stdout
+    assert "accuracy" in output.splitlines()[1]
+    page = (examples / "sweep/comparison/index.html").read_text()
+    data = json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', page, re.DOTALL).group(1))  # type: ignore[union-attr]
+    leading = data["metrics"][0]
+    assert leading["higher_is_better"]
