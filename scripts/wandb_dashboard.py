@@ -7,11 +7,18 @@ call makes a new workspace; runs are left as they are.
 import argparse
 import math
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from unicodedata import category
 from urllib.parse import urlsplit
 
 import wandb
+
+from twmaml.figures.run import FIGURES
+from twmaml.statistics import DIVERGED, LOGGED, column_of, label_of
+from twmaml.storage import evaluation_file
+from twmaml.types import Metric
 
 try:
     import wandb_workspaces.reports.v2 as wr
@@ -19,14 +26,6 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f'twmaml: {error}; pip install -e ".[dashboard]"')
 
-EVALUATION = {
-    "eval/loss": "mean loss over the evaluation tasks",
-    "eval/cvar_10": "CVaR, worst 10 %",
-    "eval/cvar_30": "CVaR, worst 30 %",
-    "eval/worst": "worst task",
-    "eval/std": "standard deviation over tasks",
-    "eval/diverged": "diverged tasks, left out of the others",
-}
 TRAINING = {
     "train/loss": "loss after adapting, as drawn in training",
     "train/loss_std": "its standard deviation over the meta-batch",
@@ -41,21 +40,42 @@ HEALTH = {
     "queue/visit_loss_correlation": "correlation of visits and loss",
     "sampler/epsilon": "epsilon, of epsilon_greedy",
 }
-FIGURES = {
-    "figures/queue": "queue",
-    "figures/evaluation": "evaluation",
-    "figures/adaptation": "adaptation",
-    "figures/learning_curves": "learning curves",
-    "figures/regression": "regression",
-}
-
 BY_SAMPLER: dict[str, Any] = {"groupby": wr.Config("sampler"), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
+
+SCORE = Metric("loss", "loss")
 
 MAX_RUNS = 100
 """That a panel shows; more than W&B's own 10, or seeds of a sweep would be left out."""
 
 
-def build_workspace(entity: str, project: str, group: str | None, name: str) -> ws.Workspace:
+def evaluation_panels(metrics: Sequence[Metric]) -> dict[str, str]:
+    """The statistics of evaluations and their titles, those of the family's first further metric first.
+
+    Args:
+        metrics: the score, and the further ones.
+    """
+    score, *further = metrics
+    panels = {}
+    for metric in [*further, score]:
+        own = None if metric == score else metric
+        prefix = f"{label_of(metric)}: " if further else ""
+        for statistic in LOGGED:
+            better = " (higher is better)" if metric.higher_is_better and not statistic.spread else ""
+            panels[f"eval/{column_of(statistic, own)}"] = f"{prefix}{statistic.label}{better}"
+    return panels | {"eval/diverged": DIVERGED}
+
+
+def metrics_of(run: Path) -> Sequence[Metric]:
+    """The metrics of the family of a run, from its first evaluation."""
+    files = sorted((run / "evaluation").glob("*.npz"))
+    if not files:
+        raise ValueError(f"{run} holds no evaluation")
+    return evaluation_file.read(files[0]).metrics
+
+
+def build_workspace(
+    entity: str, project: str, group: str | None, name: str, metrics: Sequence[Metric] = (SCORE,)
+) -> ws.Workspace:
     """The workspace, of the runs of a W&B group or of all.
 
     Args:
@@ -63,16 +83,18 @@ def build_workspace(entity: str, project: str, group: str | None, name: str) -> 
         project: W&B project.
         group: W&B group, by default the sweep's name; None for every run of the project.
         name: title of the workspace.
+        metrics: the runs' score, and the further metrics of their family.
     """
+    evaluation = evaluation_panels(metrics)
     return ws.Workspace(
         entity=entity,
         project=project,
         name=name,
         sections=[
-            _section("Evaluation", [_curve(metric, title) for metric, title in EVALUATION.items()]),
+            _section("Evaluation", [_curve(metric, title) for metric, title in evaluation.items()]),
             _section("Training and queue", [_curve(metric, title) for metric, title in TRAINING.items()]),
-            _section("At the end", [_bars(metric, title) for metric, title in EVALUATION.items()]),
-            _section("Figures", [_pictures(key, title) for key, title in FIGURES.items()], columns=2),
+            _section("At the end", [_bars(metric, title) for metric, title in evaluation.items()]),
+            _section("Figures", [_pictures(f"figures/{name}", name.replace("_", " ")) for name in FIGURES], columns=2),
             _section("Sampler health", [_curve(metric, title) for metric, title in HEALTH.items()]),
         ],
         settings=ws.WorkspaceSettings(x_axis="step", max_runs=MAX_RUNS),
@@ -87,14 +109,14 @@ def _section(name: str, panels: list[Any], columns: int = 3) -> ws.Section:
 
 
 def _curve(metric: str, title: str) -> wr.LinePlot:
-    """Over meta-steps, a line a sampler."""
+    """A metric over meta-steps, a line a sampler."""
     # In W&B's buckets, its default, the range would also be over the steps of a bucket.
     points = "sampling"
     return wr.LinePlot(title, "step", [metric], title_x="meta-steps", point_visualization_method=points, **BY_SAMPLER)
 
 
 def _bars(metric: str, title: str) -> wr.BarPlot:
-    """Of the runs' last values, a bar a sampler."""
+    """The runs' last values, a bar a sampler."""
     return wr.BarPlot(title, [metric], **BY_SAMPLER)
 
 
@@ -115,7 +137,7 @@ def _without_symbols(text: str) -> str:
 
 
 def _own_entity() -> str:
-    """Of WANDB_ENTITY or the login."""
+    """The entity of WANDB_ENTITY or of the login."""
     api = wandb.Api()
     entity = api.settings["entity"] or api.default_entity
     if not entity:
@@ -136,13 +158,15 @@ def main() -> None:
     parser.add_argument("--project", default="twmaml", help="W&B project (default: %(default)s)")
     parser.add_argument("--group", metavar="SWEEP", help="only runs of this W&B group (default: every run)")
     parser.add_argument("--name", help="title of the workspace (default: Samplers, and the group)")
+    parser.add_argument("--run", type=Path, help="folder of one of the runs, whose further metrics get panels too")
     parser.add_argument("--dry-run", action="store_true", help="print what would be sent, without login or network")
     arguments = parser.parse_args()
     name = _without_symbols(arguments.name or f"Samplers {arguments.group or ''}".strip())
     try:
         wandb.setup(settings=wandb.Settings(silent=True))  # which doesn't ask for a login either
         entity = arguments.entity or ("" if arguments.dry_run else _own_entity())
-        workspace = build_workspace(entity, arguments.project, arguments.group, name)
+        metrics = (SCORE,) if arguments.run is None else metrics_of(arguments.run)
+        workspace = build_workspace(entity, arguments.project, arguments.group, name, metrics)
         if arguments.dry_run:
             print(workspace._to_model().model_dump_json(by_alias=True, exclude_none=True, indent=2))
         else:

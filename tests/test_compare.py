@@ -154,7 +154,7 @@ def test_a_real_sweep_can_be_compared(train, compare, tmp_path):
     assert "sin2d: 2 samplers, 2 seeds each, 12 tasks after 60 meta-steps" in output
     assert "Left out" not in output
     figures = {path.stem for path in (tmp_path / "sweep" / "comparison" / "figures").iterdir()}
-    assert figures == {*FIGURES, "regression"}
+    assert figures == {*FIGURES, "pictures"}
     data = read_page(tmp_path / "sweep" / "comparison" / "index.html")
     assert any(item["key"] == "sampler._target_" for item in data["configuration"])
     href = data["samplers"][0]["folders"][1]["href"]

@@ -28,7 +28,7 @@ def test_a_run_leaves_what_was_promised(train, tmp_path):
         "checkpoints",
         "evaluation",
         "figures",
-        "examples.npz",
+        "pictures.npz",
         "summary.json",
         "wandb",
     }
@@ -46,19 +46,19 @@ def test_a_run_leaves_what_was_promised(train, tmp_path):
         "evaluation",
         "adaptation",
         "learning_curves",
-        "regression",
+        "pictures",
     }
     assert {p.name for p in (folder / "evaluation").iterdir()} == {"0.npz", "40.npz", "60.npz"}
     with np.load(folder / "evaluation" / "60.npz") as saved:
         assert saved["losses"].shape == (12, 6)
         assert saved["tasks"].shape == (12, 2)
-        assert list(saved["names"]) == ["amplitude", "phase"]
+        assert list(json.loads(str(saved["axes"]))) == ["amplitude", "phase"]
         assert 0 < saved["tasks"][:, 1].max() < 180  # degrees, as configured
         np.testing.assert_allclose(saved["losses"][:, 5].mean(), metrics["eval/loss"][-1], rtol=1e-6)
         assert saved["queue_losses"].shape == saved["visits"].shape == (12,)
         np.testing.assert_array_equal(np.isnan(saved["queue_losses"]), saved["visits"] == 0)
         assert 0 < saved["visits"].sum() < 60 * 4
-    with np.load(folder / "examples.npz") as saved:
+    with np.load(folder / "pictures.npz") as saved:
         assert saved["predictions"].shape == (3, 6, 200)  # tasks, inner steps + 1, points
         assert list(saved["tasks"][:, 0]) == sorted(saved["tasks"][:, 0])
     summary = json.loads((folder / "summary.json").read_text())

@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import succeed
+from tests.conftest import ACCURACY, GRID, succeed, write_run
+from twmaml.figures.run import FIGURES
+from twmaml.statistics import LOGGED, column_of
 from twmaml.storage.metrics_file import read_metrics
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "wandb_dashboard.py"
@@ -127,9 +129,11 @@ def test_a_dry_run_shows_curves_bars_and_figures_by_sampler(command):
     assert {config["xAxis"] for _, config in curves} == {"step"}
     assert {kind for kind, _ in panels["At the end"]} == {"Bar Chart"}
     assert {kind for kind, _ in panels["Figures"]} == {"Media Browser"}
-    evaluated = [f"eval/{name}" for name in ("loss", "cvar_10", "cvar_30", "worst", "std", "diverged")]
+    evaluated = [f"eval/{name}" for name in (*(column_of(statistic) for statistic in LOGGED), "diverged")]
     for section in ("Evaluation", "At the end"):
         assert [config["metrics"] for _, config in panels[section]] == [[name] for name in evaluated]
+    figures = [config["mediaKeys"] for _, config in panels["Figures"]]
+    assert figures == [[f"figures/{name}"] for name in FIGURES]
     for _, config in curves + panels["At the end"]:
         # With `.value` at its end it is a key of the runs' configuration, as W&B keeps that; otherwise one of the run.
         assert (config["groupBy"], config["groupAgg"], config["groupArea"]) == ("sampler.value", "mean", "minmax")
@@ -139,6 +143,27 @@ def test_a_dry_run_shows_curves_bars_and_figures_by_sampler(command):
     (condition,) = runs["filters"]["filters"]
     assert condition["key"] == {"section": "run", "name": "group"}
     assert (condition["op"], condition["value"]) == ("=", GROUP)
+
+
+def test_the_metrics_of_a_family_lead_and_say_which_way_is_better(command, tmp_path):
+    losses = np.ones((2, GRID.size, 6))
+    write_run(tmp_path / "run", losses, further=[(ACCURACY, 100 * losses)])
+    panels = _panels(_read(command("--dry-run", "--run", tmp_path / "run"))["spec"])
+    for section in ("Evaluation", "At the end"):
+        shown = {config["metrics"][0]: config["chartTitle"] for _, config in panels[section]}
+        assert [name.startswith("eval/accuracy") for name in shown] == [True] * len(LOGGED) + [False] * (
+            len(LOGGED) + 1
+        )
+        up = {name for name, title in shown.items() if "higher is better" in title}
+        assert up == {name for name in shown if name.startswith("eval/accuracy") and not name.endswith("_std")}
+        assert set(shown) <= set(read_metrics(tmp_path / "run" / "metrics.csv"))
+
+
+def test_a_folder_without_a_run_is_one_line(command, tmp_path):
+    process = command("--dry-run", "--run", tmp_path)
+    assert process.returncode == 1
+    assert str(tmp_path) in process.stderr
+    assert process.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("named", [False, True])

@@ -671,3 +671,71 @@ def test_little_data_is_no_error(case, visit):
         "holes": ["health"],
     }
     assert hidden == gone.get(case, [])
+
+
+def with_accuracy():
+    """Two metrics of a family, the first of which is better the higher it is, over an axis of kinds."""
+    kinds = {
+        "name": "kind",
+        "unit": "",
+        "edges": [0, 1, 2],
+        "ticks": [[0.5, "Alpha"], [1.5, "Beta"]],
+        "cells": ["Alpha", "Beta"],
+    }
+    data = made_up(seeds=2, steps=3, inner=(0, 1), views=((kinds, AMPLITUDE), (kinds, None)))
+    up = {"group": "accuracy", "higher_is_better": True, "linear": True}
+    data["metrics"] = [
+        {"key": "mean", "label": "mean", **up},
+        {"key": "sd", "label": "spread", "group": "accuracy", "linear": True},
+        {"key": "iqm", "label": "middle", "group": "loss"},
+        {"key": "diverged", "label": "diverged tasks"},
+    ]
+    data["heatmaps"] |= {"label": "accuracy", "higher_is_better": True, "linear": True}
+    return data
+
+
+def test_more_is_better_where_a_metric_says_so(visit):
+    data = with_accuracy()
+    with visit(data) as page:
+        for key, pick, arrow in (("mean", max, "better →"), ("sd", min, "← better"), ("iqm", min, "← better")):
+            page.select_option("#metric", key)
+            assert arrow in page.inner_text("#forest .body")
+            assert page.locator("#scale").is_disabled() == (key != "iqm")
+            column = {"mean": 2, "sd": 3, "iqm": 2}[key]
+            best = pick(NAMES, key=lambda name, key=key: data["curves"][key]["1"][name]["estimate"][-1])
+            bold = page.locator(f"#table tbody tr:has(td:nth-child({column}).best) th").all_inner_texts()
+            assert [name.strip() for name in bold] == [best]
+        heads = page.locator("#table thead th").all_inner_texts()
+        assert len(heads) == 5  # the sampler, the loss's one, the diverged tasks, difference and p
+        page.select_option("#metric", "mean")
+        assert len(page.locator("#table thead th").all_inner_texts()) == 6
+
+
+def test_blue_is_better_and_kinds_have_names(visit):
+    data = with_accuracy()
+    data["heatmaps"]["differences"][0]["1"]["5000"] = {"delta": [1.0] * 25 + [-1.0] * 25}
+    with visit(data, hash="#heat=difference") as page:
+        pixels = page.evaluate(
+            """() => { const canvas = document.querySelector("canvas"), context = canvas.getContext("2d");
+            return [0.25, 0.75].map((x) => [...context.getImageData(x * canvas.width, 9, 1, 1).data]); }"""
+        )
+        (red, _, blue, _), (other_red, _, other_blue, _) = pixels
+        assert blue > red
+        assert other_red > other_blue
+        assert {"Alpha", "Beta"} <= set(page.locator("#heatmaps figure svg text").all_inner_texts())
+        x, y = cell_place(page, "delta", 1, 3, 2, 25)
+        page.mouse.move(x, y)
+        assert "kind Beta" in page.inner_text("#tip")
+        page.select_option("#view", "1")
+        assert {"Alpha", "Beta"} <= set(page.locator("#heatmaps figure svg text").all_inner_texts())
+
+
+def test_the_table_is_whole_at_1280_pixels(visit, data):
+    with visit(data) as page:
+        box = page.locator("#table .scroll")
+        assert box.evaluate("node => node.scrollWidth <= node.clientWidth")
+    with visit(data, width=400) as page:  # where it cannot be, an edge shows that there is more
+        box = page.locator("#table .scroll")
+        assert "more" in (box.get_attribute("class") or "")
+        box.evaluate("node => { node.scrollLeft = node.scrollWidth; }")
+        page.wait_for_function("!document.querySelector('#table .scroll').classList.contains('more')")

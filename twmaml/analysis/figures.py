@@ -147,7 +147,7 @@ def draw_distribution(comparison: Comparison) -> Figure:
 
 def draw_parameters(comparison: Comparison) -> Figure:
     """The leading metric over each task parameter."""
-    grid, lead, room = comparison.grid, comparison.lead, names_room(comparison.grid)
+    grid, lead, room = comparison.grid, comparison.lead, names_room(comparison.grid, comparison.grid.names)
     heading = f"{label_of(lead)} {when(comparison)} over each task parameter, mean over seeds"
     size: dict[str, Any] = {"bottom": 0.5 + room, "legend": True}
     figure, ((*panels,),) = sheet(comparison, 1, len(grid.names), 5.6, 3.9 + room, heading=heading, note=BANDS, **size)

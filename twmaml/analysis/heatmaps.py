@@ -14,8 +14,8 @@ from twmaml.figures.panels import (
     add_colour_bar,
     colours_for,
     marginalise,
-    names_room,
     norm_of,
+    rooms_of,
     set_title,
     show_grid,
     views_of,
@@ -36,12 +36,12 @@ def draw_heatmaps(comparison: Comparison) -> Figure:
     heading = f"{label_of(lead)} {when(comparison)}, mean over seeds"
     if differences:
         heading += f"; below it the difference to {comparison.baseline}: blue where it is better, red where it is worse"
-    views, batches, names = views_of(grid), in_rows(list(maps)), names_room(grid)
+    views, batches, (beside, below) = views_of(grid), in_rows(list(maps)), rooms_of(grid)
     title = 0.13 + 0.17 * (lines_in(map(wrapped, maps)) + 1)
     count = len(kinds) * len(views) * len(batches)
-    room = {"top": title, "right": 0.85, "left": 0.75 + names, "bottom": 0.5 + names}
+    room = {"top": title, "right": 0.85, "left": 0.75 + beside, "bottom": 0.5 + below}
     note = "where a seed diverged, mean over the others"
-    size = 3.5 + names, 2.7 + title + names
+    size = 3.5 + beside, 2.7 + title + below
     figure, rows = sheet(comparison, count, len(batches[0]), *size, heading=heading, note=note, **room)
     places = iter(rows)
     for view in views:

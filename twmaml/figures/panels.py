@@ -1,6 +1,7 @@
 """Panels of figures: heatmaps over the grid of tasks, with parameter axes and units, and what they are made of."""
 
 import warnings
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
@@ -68,9 +69,14 @@ def cell_labels(axis: ParameterAxis) -> list[str] | None:
     return [f"{a:.3g} to {b:.3g}" for a, b in zip(low, high, strict=True)]
 
 
-def names_room(grid: ParameterGrid) -> float:
-    """Inches that the labels of ticks need beyond those of numbers; 0 where all ticks are numbers."""
-    ticks = [axis.ticks() for axis in grid.axes.values()]
+def rooms_of(grid: ParameterGrid) -> tuple[float, float]:
+    """Inches that the names of cells need at the left of panels and below them."""
+    return names_room(grid, grid.names[1:]), names_room(grid, grid.names[:-1] or grid.names)
+
+
+def names_room(grid: ParameterGrid, names: Sequence[str]) -> float:
+    """Inches that the labels of the ticks of some axes need; 0 where all ticks are numbers."""
+    ticks = [grid.axes[name].ticks() for name in names]
     return max((text_width(_short(label), _TICK_SIZE) for each in ticks if each for label in each[1]), default=0.0)
 
 

@@ -17,8 +17,8 @@ from twmaml.figures.panels import (
     describe_task,
     make_panels,
     marginalise,
-    names_room,
     norm_of,
+    rooms_of,
     set_title,
     show_grid,
     use_log_scale,
@@ -60,7 +60,7 @@ class FigureData:
     metrics: Sequence[Metric]
     """The score, and the family's further metrics."""
     values: Mapping[str, np.ndarray]
-    """The latest evaluation's: the score's under `loss`, the others' under their keys, [tasks, inner steps + 1] each."""
+    """The latest evaluation's: the score's under `loss`, others' under their keys, [tasks, inner steps + 1] each."""
     history: Mapping[str, np.ndarray]
     """metrics.csv by column."""
     pictures: Pictures | None
@@ -117,9 +117,9 @@ def draw_queue(data: FigureData) -> Figure:
         "visits": np.asarray(data.queue.visits, float),
         "probability × cells": data.probabilities * grid.size,
     }
-    views, room = views_of(grid), names_room(grid)
-    size = {"left": 0.75 + room, "bottom": 0.5 + room, "right": 0.9}
-    figure, panels = make_panels(len(views), len(rows), 4.4 + room, 3.3 + room, **size)
+    views, (beside, below) = views_of(grid), rooms_of(grid)
+    size = {"left": 0.75 + beside, "bottom": 0.5 + below, "right": 0.9}
+    figure, panels = make_panels(len(views), len(rows), 4.4 + beside, 3.3 + below, **size)
     for row, view in zip(panels, views, strict=True):
         for axes, (name, values) in zip(row, rows.items(), strict=True):
             known = marginalise(grid, values, view)
@@ -142,9 +142,9 @@ def _mean_over(grid: ParameterGrid, view: Sequence[str]) -> str:
 
 def draw_evaluation(data: FigureData) -> Figure:
     """Each metric over the grid after the last inner step, and its distribution over the tasks."""
-    views, room = views_of(data.evaluation_grid), names_room(data.evaluation_grid)
-    size = {"left": 0.75 + room, "bottom": 0.5 + room, "right": 1.0}
-    figure, rows = make_panels(len(data.metrics), len(views) + 1, 5.0 + room, 4.0 + room, **size)
+    views, (beside, below) = views_of(data.evaluation_grid), rooms_of(data.evaluation_grid)
+    size = {"left": 0.75 + beside, "bottom": 0.5 + below, "right": 1.0}
+    figure, rows = make_panels(len(data.metrics), len(views) + 1, 5.0 + beside, 4.0 + below, **size)
     diverged = diverged_tasks(data.values[SCORE])
     for (*maps, distribution), metric in zip(rows, data.metrics, strict=True):
         _draw_maps(data, metric, maps, diverged[:, -1])

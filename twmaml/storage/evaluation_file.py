@@ -10,7 +10,7 @@ import numpy as np
 
 from twmaml.space.axis import Categories, Interval, Segments
 from twmaml.space.grid import ParameterGrid
-from twmaml.statistics import SCORE, key_of
+from twmaml.statistics import SCORE
 from twmaml.storage.files import damaged, read_arrays, write_arrays
 from twmaml.types import Metric
 
@@ -68,13 +68,12 @@ def read(path: Path) -> EvaluationRecord:
     """
     arrays = read_arrays(path)
     try:
-        metrics = [Metric(**fields) for fields in json.loads(str(arrays["metrics"]))]
+        score, *further = [Metric(**fields) for fields in json.loads(str(arrays["metrics"]))]
         grid = _grid(str(arrays["axes"]))
-        names = {SCORE: "losses"} | {metric.key: f"metric.{metric.key}" for metric in metrics[1:]}
         record = EvaluationRecord(
             grid=grid,
-            metrics=metrics,
-            values={key_of(metric, metrics): arrays[names[key_of(metric, metrics)]] for metric in metrics},
+            metrics=[score, *further],
+            values={SCORE: arrays["losses"], **{each.key: arrays[f"metric.{each.key}"] for each in further}},
             tasks=arrays["tasks"],
             queue_losses=arrays.get("queue_losses"),
             visits=arrays.get("visits"),
