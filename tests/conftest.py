@@ -1,6 +1,7 @@
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -44,6 +45,12 @@ def compiled_once(tmp_path_factory):
     """What one test has compiled, the others of this process find in a cache."""
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def children_can_be_interrupted():
+    """Where the tests run in the background, SIGINT is ignored, and so it would be by every process they start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=list(SAMPLERS))
