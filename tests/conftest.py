@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from typing import Any
 
 import jax
@@ -139,6 +140,36 @@ def train(tmp_path, environment):
         )
 
     return run
+
+
+@pytest.fixture
+def start(tmp_path, environment):
+    """Starts the command of a run, which ends with the test, so that it does not train on beside all others."""
+    started = []
+
+    def popen(*overrides, **arguments):
+        flags = [item for item in overrides if item.startswith("-")]
+        others = [item for item in overrides if item not in flags]
+        command = [sys.executable, "-m", "twmaml.train", *flags, *SMALL, "wandb.mode=disabled", *others]
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes, **arguments))
+        return started[-1]
+
+    yield popen
+    for process in started:
+        process.kill()
+        with process:  # closes its pipes
+            pass
+
+
+def wait_for_rows(process, folder, rows=4):
+    """Until metrics.csv has so many lines."""
+    deadline = time.monotonic() + 240
+    metrics = folder / "metrics.csv"
+    while not metrics.exists() or metrics.read_text().count("\n") < rows:
+        assert process.poll() is None, "it ended"
+        assert time.monotonic() < deadline, "it takes too long"
+        time.sleep(0.05)
 
 
 def contents(folder):

@@ -7,14 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from tests.conftest import SMALL, contents, succeed
+from tests.conftest import SMALL, contents, succeed, wait_for_rows
 from tests.test_checkpoint import as_of_layout_1
 from twmaml.checkpoint import newest, remove_after, steps_in
 from twmaml.tracking import read_metrics
@@ -245,16 +244,13 @@ def test_jobs_that_refer_to_their_own_values_do_so_when_the_sweep_goes_on(train,
         assert OmegaConf.load(folder / ".hydra" / "config.yaml").adaptation.learning_rate == rate
 
 
-def test_the_last_line_after_a_signal_goes_on_with_the_run(train, tmp_path, environment):
-    overrides = [*SMALL, "wandb.mode=disabled", "steps=1000000", "evaluation.every=1000000", "checkpoint.every=100000"]
-    command = [sys.executable, "-m", "twmaml.train", *overrides, "hydra.run.dir='a folder'"]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def test_the_last_line_after_a_signal_goes_on_with_the_run(train, start, tmp_path):
+    rare = ["evaluation.every=1000000", "checkpoint.every=100000"]
+    process = start("steps=1000000", *rare, "hydra.run.dir='a folder'")
     folder = tmp_path / "a folder"
     wait_for_rows(process, folder)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=240)
     assert process.returncode == 143
     (stopped,) = map(int, re.findall(r"interrupted after ([\d,]+) of", output.replace(",", "")))
     assert steps_in(folder)[0] == stopped
@@ -265,14 +261,6 @@ def test_the_last_line_after_a_signal_goes_on_with_the_run(train, tmp_path, envi
     succeed(train(*shlex.split(last.group(1)), steps, small=False))
     succeed(train("evaluation.every=1000000", steps, "hydra.run.dir=whole"))
     assert_equal_runs(tmp_path / "whole", folder)
-
-
-def wait_for_rows(process, folder, rows=4):
-    deadline = time.monotonic() + 120
-    metrics = folder / "metrics.csv"
-    while time.monotonic() < deadline and (not metrics.exists() or metrics.read_text().count("\n") < rows):
-        assert process.poll() is None
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(
