@@ -1,8 +1,10 @@
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from typing import Any
 
 import jax
@@ -53,6 +55,12 @@ def compiled_once(tmp_path_factory):
     """What one test has compiled, the others of this process find in a cache."""
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def children_can_be_interrupted():
+    """Where the tests run in the background, SIGINT is ignored, and so it would be by every process they start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=list(SAMPLERS))
@@ -141,6 +149,36 @@ def train(tmp_path, environment):
         )
 
     return run
+
+
+@pytest.fixture
+def start(tmp_path, environment):
+    """Starts the command of a run, which ends with the test, so that it does not train on beside all others."""
+    started = []
+
+    def popen(*overrides, **arguments):
+        flags = [item for item in overrides if item.startswith("-")]
+        others = [item for item in overrides if item not in flags]
+        command = [sys.executable, "-m", "twmaml.train", *flags, *SMALL, "wandb.mode=disabled", *others]
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes, **arguments))
+        return started[-1]
+
+    yield popen
+    for process in started:
+        process.kill()
+        with process:  # closes its pipes
+            pass
+
+
+def wait_for_rows(process, folder, rows=4):
+    """Until metrics.csv has so many lines."""
+    deadline = time.monotonic() + 240
+    metrics = folder / "metrics.csv"
+    while not metrics.exists() or metrics.read_text().count("\n") < rows:
+        assert process.poll() is None, "it ended"
+        assert time.monotonic() < deadline, "it takes too long"
+        time.sleep(0.05)
 
 
 def contents(folder):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import SMALL, contents, read_wandb, succeed
+from tests.conftest import SMALL, contents, read_wandb, succeed, wait_for_rows
 from twmaml.storage.metrics_file import read_metrics
 
 ROOT = Path(__file__).parent.parent
@@ -176,27 +176,15 @@ def test_a_folder_may_have_any_name(train, tmp_path):
     assert "x[/b] ü/figures/" in output
 
 
-def test_ctrl_c_leaves_everything_usable(train, tmp_path, environment):
-    command = [
-        sys.executable,
-        "-m",
-        "twmaml.train",
-        "wandb.mode=disabled",
-        *SMALL,
-        "steps=100000000",
-        "hydra.run.dir=x",
-    ]
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
-    metrics = tmp_path / "x/metrics.csv"
-    deadline = time.time() + 120
-    while time.time() < deadline and (not metrics.exists() or metrics.read_text().count("\n") < 5):
-        time.sleep(0.1)
+def test_ctrl_c_leaves_everything_usable(start, tmp_path):
+    process = start("steps=100000000", "hydra.run.dir=x")
+    wait_for_rows(process, tmp_path / "x")
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=240)
     assert process.returncode == 130
-    assert "interrupted after" in output.decode()
-    assert output.decode().endswith("  go on with python -m twmaml.train resume=x\n")
-    read = read_metrics(metrics)
+    assert "interrupted after" in output
+    assert output.endswith("  go on with python -m twmaml.train resume=x\n")
+    read = read_metrics(tmp_path / "x/metrics.csv")
     assert np.isfinite(read["eval/loss"][-1])
     assert json.loads((tmp_path / "x/summary.json").read_text())["status"] == "interrupted"
     assert len(list((tmp_path / "x/figures").iterdir())) == 5

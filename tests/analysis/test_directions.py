@@ -1,4 +1,4 @@
-"""A family with an accuracy, of which more is better, on an axis of kinds: it leads, and better is higher everywhere."""
+"""A family with an accuracy, of which more is better, on an axis of kinds: it leads, and better is higher."""
 
 import csv
 

@@ -5,9 +5,6 @@ import logging
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
 from typing import Any
 
 import numpy as np
@@ -24,8 +21,7 @@ from omegaconf import OmegaConf
 from hydra_plugins.twmaml_launcher.launcher import group_jobs
 from hydra_plugins.twmaml_launcher.logs import log_to_folders
 from hydra_plugins.twmaml_launcher.sweep_job import SweepJob, SweepJobs
-from tests.conftest import SMALL, read_wandb, succeed
-from tests.jobs.test_resume import wait_for_rows
+from tests.conftest import read_wandb, succeed, wait_for_rows
 from twmaml.configuration.config_files import configuration_folder, register_resolvers
 from twmaml.jobs.job import group_key
 from twmaml.storage.files import run_log
@@ -247,24 +243,12 @@ def test_comparing_samplers_needs_no_quotes(train, tmp_path):
     assert len(list((tmp_path / "sweep").glob("*/summary.json"))) == 6
 
 
-def test_ctrl_c_ends_a_sweep_with_everything_written(tmp_path, environment):
-    command = [sys.executable, "-m", "twmaml.train", "--multirun", *SMALL, "steps=1000000", "shots=5,10"]
-    command += ["seed=0,1", "wandb.mode=disabled", "hydra.sweep.dir=sweep"]
-    process = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    rows = tmp_path / "sweep" / "1" / "metrics.csv"
-    deadline = time.monotonic() + 120
-    while not (rows.exists() and len(rows.read_text().splitlines()) > 3) and time.monotonic() < deadline:
-        time.sleep(0.1)
+def test_ctrl_c_ends_a_sweep_with_everything_written(start, tmp_path):
+    overrides = ["steps=1000000", "shots=5,10", "seed=0,1", "hydra.sweep.dir=sweep"]
+    process = start("--multirun", *overrides, start_new_session=True)
+    wait_for_rows(process, tmp_path / "sweep/1")
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process of the command gets it
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=240)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert "0 of 4 jobs done" in output
@@ -278,13 +262,12 @@ def test_ctrl_c_ends_a_sweep_with_everything_written(tmp_path, environment):
     assert not (tmp_path / "sweep" / "2").exists()
 
 
-def test_what_has_not_begun_when_a_sweep_is_stopped_does_not_begin(tmp_path, environment):
-    command = [sys.executable, "-m", "twmaml.train", "--multirun", *SMALL, "steps=1000000", "seed=0,1,2,3"]
-    command += ["devices.memory_gib=0.0001", "wandb.mode=disabled", "hydra.sweep.dir=sweep"]  # one run after the other
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+def test_what_has_not_begun_when_a_sweep_is_stopped_does_not_begin(start, tmp_path):
+    one_by_one = "devices.memory_gib=0.0001"
+    process = start("--multirun", "steps=1000000", "seed=0,1,2,3", one_by_one, "hydra.sweep.dir=sweep")
     wait_for_rows(process, tmp_path / "sweep/0")
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=240)
     assert process.returncode == 143
     assert errors == "WARNING: Interrupted: writing what there is; Ctrl-C (again) to end at once\n"
     assert [path.parent.name for path in (tmp_path / "sweep").glob("*/metrics.csv")] == ["0"]

@@ -7,14 +7,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from tests.conftest import SMALL, contents, succeed
+from tests.conftest import SMALL, contents, succeed, wait_for_rows
+from tests.storage.test_checkpoint import as_of_layout_1
 from twmaml.storage.checkpoint import newest, remove_after, steps_in
 from twmaml.storage.metrics_file import read_metrics
 
@@ -63,17 +63,57 @@ def test_a_killed_group_goes_on_to_the_bit(train, tmp_path):
     assert "go on from meta-step 80" in (tmp_path / "part/train.log").read_text()
 
 
+def empty(run):
+    """Leaves nothing in the files of the arrays of all checkpoints of a run."""
+    for path in run.glob("checkpoints/*/arrays/d/*"):
+        path.write_bytes(b"")
+
+
+def assert_only_twmaml_complains(lines, *runs):
+    """A line for a damaged checkpoint, and none of the threads that would have read it."""
+    damaged = rf"WARNING: the checkpoint ({'|'.join(map(str, runs))})/checkpoints/\d+ is damaged \(arrays/.*"
+    assert lines
+    assert all(re.fullmatch(damaged, line) for line in lines), lines
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_ends_in_one_line(train, tmp_path):
+    succeed(train("hydra.run.dir=run", "checkpoint.every=20"))
+    go_back(tmp_path / "run", 40)
+    empty(tmp_path / "run")
+    process = train("resume=run", small=False)
+    assert process.returncode == 1
+    *warnings, line = process.stderr.splitlines()
+    assert_only_twmaml_complains(warnings, tmp_path / "run")
+    whole = f"twmaml: {tmp_path}/run already holds a run, and none of its checkpoints is whole; choose another folder"
+    assert line == whole
+
+
+def test_a_run_of_an_older_layout_is_refused_in_one_line_and_left_as_it_was(train, tmp_path):
+    succeed(train("hydra.run.dir=run", "checkpoint.every=20"))
+    shutil.copytree(tmp_path / "run", tmp_path / "killed")
+    go_back(tmp_path / "killed", 40)
+    for path in tmp_path.glob("*/checkpoints/[0-9]*"):
+        as_of_layout_1(path)
+    before = contents(tmp_path)
+    for name, step in (("run", 60), ("killed", 40)):
+        process = train(f"resume={name}", "steps=100", small=False)
+        assert process.returncode == 1
+        reason = f"the checkpoint {name}/checkpoints/{step} has layout 1; this version of twmaml reads 2"
+        assert process.stderr == f"twmaml: {reason}\n"
+        assert contents(tmp_path) == before
+
+
 @pytest.mark.parametrize("damaged", [[1], [0, 1]])
 def test_a_seed_whose_checkpoints_are_all_damaged_fails_and_no_other(damaged, train, tmp_path):
     succeed(train("hydra.run.dir=run", "seed=[0,1]", "checkpoint.every=20"))
     for seed in (0, 1):
         go_back(tmp_path / f"run/seed_{seed}", 40)
     for seed in damaged:
-        for path in tmp_path.glob(f"run/seed_{seed}/checkpoints/*/arrays/d/*"):
-            path.write_bytes(b"")
+        empty(tmp_path / f"run/seed_{seed}")
     process = train("resume=run", small=False)
     assert process.returncode == 1
-    line = process.stderr.splitlines()[-1]
+    *warnings, line = process.stderr.splitlines()
+    assert_only_twmaml_complains(warnings, *(tmp_path / f"run/seed_{seed}" for seed in damaged))
     assert line.startswith("twmaml: ")
     for seed in (0, 1):
         reason = f"{tmp_path}/run/seed_{seed} already holds a run, and none of its checkpoints is whole"
@@ -154,11 +194,11 @@ def test_a_run_whose_checkpoints_are_all_damaged_fails_alone(sweep, train, tmp_p
     shutil.copytree(sweep / "whole", tmp_path / "whole")
     for number in "012":
         go_back(tmp_path / "whole" / number, 40)
-    for path in tmp_path.glob("whole/1/checkpoints/*/arrays/d/*"):
-        path.write_bytes(b"")
+    empty(tmp_path / "whole/1")
     process = train("resume=whole", small=False)
     assert process.returncode == 1
-    first, reason = process.stderr.splitlines()[-2:]
+    *warnings, first, reason = process.stderr.splitlines()
+    assert_only_twmaml_complains(warnings, tmp_path / "whole/1", "whole/1")
     assert first == "twmaml: 1 of 4 jobs failed; the others are in whole"
     assert "seed=1: " in reason
     assert reason.endswith("whole/1 already holds a run, and none of its checkpoints is whole; choose another folder")
@@ -204,16 +244,13 @@ def test_jobs_that_refer_to_their_own_values_do_so_when_the_sweep_goes_on(train,
         assert OmegaConf.load(folder / ".hydra" / "config.yaml").adaptation.learning_rate == rate
 
 
-def test_the_last_line_after_a_signal_goes_on_with_the_run(train, tmp_path, environment):
-    overrides = [*SMALL, "wandb.mode=disabled", "steps=1000000", "evaluation.every=1000000", "checkpoint.every=100000"]
-    command = [sys.executable, "-m", "twmaml.train", *overrides, "hydra.run.dir='a folder'"]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def test_the_last_line_after_a_signal_goes_on_with_the_run(train, start, tmp_path):
+    rare = ["evaluation.every=1000000", "checkpoint.every=100000"]
+    process = start("steps=1000000", *rare, "hydra.run.dir='a folder'")
     folder = tmp_path / "a folder"
     wait_for_rows(process, folder)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=240)
     assert process.returncode == 143
     (stopped,) = map(int, re.findall(r"interrupted after ([\d,]+) of", output.replace(",", "")))
     assert steps_in(folder)[0] == stopped
@@ -224,14 +261,6 @@ def test_the_last_line_after_a_signal_goes_on_with_the_run(train, tmp_path, envi
     succeed(train(*shlex.split(last.group(1)), steps, small=False))
     succeed(train("evaluation.every=1000000", steps, "hydra.run.dir=whole"))
     assert_equal_runs(tmp_path / "whole", folder)
-
-
-def wait_for_rows(process, folder, rows=4):
-    deadline = time.monotonic() + 120
-    metrics = folder / "metrics.csv"
-    while time.monotonic() < deadline and (not metrics.exists() or metrics.read_text().count("\n") < rows):
-        assert process.poll() is None
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import json
 import pickle
 import resource
 import shutil
-from dataclasses import replace
+import sys
 from functools import partial
 from types import SimpleNamespace
 
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
+from orbax.checkpoint import PyTreeCheckpointer
 
 from tests.conftest import assert_trees_equal, make_learner_of
 from twmaml.api import load
@@ -24,7 +25,6 @@ from twmaml.storage.checkpoint import (
     Checkpoint,
     CheckpointError,
     Notes,
-    _checksum,
     newest,
     newest_notes,
     pack,
@@ -115,13 +115,26 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_ones_before(folder, trai
     assert newest([folder])[0] is not None
 
 
+def files_of(path):
+    return [each for each in sorted((path / "arrays").rglob("*")) if each.is_file()]
+
+
 def largest(path):
-    return max((each for each in path.rglob("*") if each.is_file()), key=lambda each: each.stat().st_size)
+    return max(files_of(path), key=lambda each: each.stat().st_size)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def blank(path):
+    """Gives a file another content of equal size."""
+    path.write_bytes(bytes(path.stat().st_size))
 
 
 def spoil(path):
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0x55
+    content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
@@ -141,11 +154,17 @@ DAMAGES = {
     "notes of another kind": lambda path: (path / "notes.json").write_text("[1, 2]"),
     "notes a pickle": lambda path: (path / "notes.json").write_bytes(pickle.dumps(Bomb())),
     "arrays removed": lambda path: shutil.rmtree(path / "arrays"),
-    "arrays cut": lambda path: largest(path / "arrays").write_bytes(largest(path / "arrays").read_bytes()[:-100]),
-    "arrays changed": lambda path: spoil(largest(path / "arrays")),
-    "arrays pickles": lambda path: [
-        each.write_bytes(pickle.dumps(Bomb())) for each in (path / "arrays").rglob("*") if each.is_file()
-    ],
+    "arrays a file": lambda path: [shutil.rmtree(path / "arrays"), (path / "arrays").write_bytes(b"")],
+    "arrays empty": lambda path: [each.write_bytes(b"") for each in files_of(path)],
+    "a file removed": lambda path: largest(path).unlink(),
+    "a file empty": lambda path: largest(path).write_bytes(b""),
+    "a file cut": lambda path: cut(largest(path)),
+    "a file longer": lambda path: largest(path).write_bytes(largest(path).read_bytes() + b"\0"),
+    "a file of another content": lambda path: blank(largest(path)),
+    "a bit of each file": lambda path: [spoil(each) for each in files_of(path)],
+    "a folder for a file": lambda path: [(file := largest(path)).unlink(), file.mkdir()],
+    "one file more": lambda path: (path / "arrays" / "d" / "more").write_bytes(b"more"),
+    "arrays pickles": lambda path: [each.write_bytes(pickle.dumps(Bomb())) for each in files_of(path)],
 }
 
 
@@ -159,17 +178,47 @@ def test_a_damaged_checkpoint_is_passed_over_and_executes_nothing(damage, folder
     assert f"{folder}/checkpoints/20 is damaged" in caplog.text
     assert "goes back to an earlier one" in caplog.text
     DAMAGES[damage](folder / "checkpoints" / "10")
+    monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)  # importing it would fail
     with pytest.raises(CheckpointError, match="none of its checkpoints is whole") as raised:
         newest([folder])
     assert "\n" not in str(raised.value)
+    assert all("\n" not in record.getMessage() for record in caplog.records)
     assert not (folder.parent / "exploded").exists()
 
 
+def test_a_single_bit_of_any_file_counts(folder):
+    path = folder / "checkpoints" / "20"
+    for file in [path / "notes.json", *files_of(path)]:
+        content = file.read_bytes()
+        for position in {0, len(content) // 3, len(content) - 1}:
+            changed = bytearray(content)
+            changed[position] ^= 1
+            file.write_bytes(changed)
+            assert [each.notes.step for each in newest([folder]) if each] == [10], (file, position)
+        file.write_bytes(content)
+    assert [each.notes.step for each in newest([folder]) if each] == [20]
+
+
+def test_a_whole_checkpoint_that_cannot_be_read_is_not_passed_over(folder, monkeypatch):
+    def fail(*_):
+        raise OSError("Too many\nopen files")
+
+    monkeypatch.setattr(PyTreeCheckpointer, "restore", fail)
+    with pytest.raises(CheckpointError, match=rf"^cannot read the checkpoint {folder}/checkpoints/20: Too many; open"):
+        newest([folder])
+
+
+def as_of_layout_1(path):
+    """Makes the notes of a checkpoint what they were before they told the sizes and checksums of files."""
+    notes = json.loads((path / "notes.json").read_text())
+    del notes["files"]
+    (path / "notes.json").write_text(json.dumps({**notes, "layout": 1, "checksum": 1234567890}, indent=1) + "\n")
+
+
 def test_an_older_layout_is_refused_with_the_reason(folder):
-    notes = folder / "checkpoints" / "20" / "notes.json"
-    notes.write_text(json.dumps({**json.loads(notes.read_text()), "layout": 0}))
+    as_of_layout_1(folder / "checkpoints" / "20")
     for read in (lambda: newest([folder]), lambda: newest_notes(folder), lambda: load(folder)):
-        with pytest.raises(CheckpointError, match="has layout 0; this version of twmaml reads 1"):
+        with pytest.raises(CheckpointError, match=r"20 has layout 1; this version of twmaml reads 2$"):
             read()
 
 
@@ -251,13 +300,3 @@ def test_a_checkpoint_that_would_run_foreign_code_is_refused(target, tmp_path, t
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         load(tmp_path)
-
-
-def test_every_bit_counts_for_the_checksum(trained):
-    whole = checkpoint(trained[1], 10)
-    name = next(iter(whole.arrays))
-    changed = np.array(whole.arrays[name])
-    changed.view(np.uint8).flat[0] ^= 1
-    others = [Checkpoint(whole.notes, {**whole.arrays, name: changed})]
-    others.append(Checkpoint(replace(whole.notes, wandb_id=None), whole.arrays))
-    assert _checksum(whole) not in map(_checksum, others)

@@ -1,7 +1,8 @@
 """Checkpoints: a run as it stood after some meta-step, to go on from and to use. Reading one executes nothing.
 
 `checkpoints/<step>/` in the folder of a run holds `arrays/`, which is Orbax's, and `notes.json` with the rest. It is
-there as a whole or not at all, and a checksum tells whether it still is what was written.
+there as a whole or not at all. `notes.json` tells the size and the checksum of every file and has one of its own, so
+that what is no longer what was written is found before Orbax reads any of it.
 """
 
 import errno
@@ -28,7 +29,7 @@ from twmaml.storage.metrics_file import Mark
 log = logging.getLogger(__name__)
 
 
-LAYOUT = 1
+LAYOUT = 2
 """Of the files of a checkpoint; to be raised whenever what was written before cannot be read any more."""
 
 _FAULTS = [os.strerror(number) for number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO)]
@@ -122,9 +123,10 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
         # Orbax would find out in several threads, each of which complains in the terminal.
         raise CheckpointError(f"cannot write to {target}: {os.strerror(errno.ENOSPC)}")
     partial.mkdir()  # not its parents: a folder that somebody removed does not come back
-    content = {"layout": LAYOUT, "checksum": _checksum(checkpoint), **asdict(checkpoint.notes)}
     try:
         PyTreeCheckpointer().save(partial.absolute() / "arrays", dict(checkpoint.arrays))
+        content = {"files": _files_in(partial / "arrays"), **asdict(checkpoint.notes)}
+        content = {"layout": LAYOUT, "checksum": _checksum(content), **content}
         (partial / "notes.json").write_text(json.dumps(content, indent=1) + "\n")
     except Exception as error:  # Orbax raises the system's errors as its own, which tell them in the end
         shutil.rmtree(partial, ignore_errors=True)
@@ -206,36 +208,62 @@ def _nothing_whole(folder: Path) -> CheckpointError:
     return CheckpointError(f"{folder} already holds a run, and none of its checkpoints is whole; choose another folder")
 
 
-def _read_notes(path: Path) -> tuple[Notes, int]:
-    """The notes of a checkpoint, and its checksum."""
+def _read_notes(path: Path) -> tuple[Notes, dict[str, list[int]]]:
+    """The notes of a checkpoint, and the files that it had when it was written (`_files_in`)."""
     try:
         content = json.loads((path / "notes.json").read_text())
         layout, checksum = content.pop("layout"), content.pop("checksum")
-        if layout == LAYOUT:
-            return Notes(**{**content, "mark": Mark(*content["mark"])}), checksum
+        if layout == LAYOUT and checksum == _checksum(content):
+            files, mark = content.pop("files"), Mark(*content.pop("mark"))
+            return Notes(**content, mark=mark), files
     except Exception as error:  # whatever is in there instead
         raise DamagedError(f"the checkpoint {path} is damaged ({type(error).__name__})") from error
+    if layout == LAYOUT:
+        raise DamagedError(f"the checkpoint {path} is damaged (notes.json is not as it was written)")
     raise CheckpointError(f"the checkpoint {path} has layout {layout}; this version of twmaml reads {LAYOUT}")
 
 
 def _read(path: Path) -> Checkpoint:
+    notes, files = _read_notes(path)
+    _verify(path, files)
     from orbax.checkpoint import PyTreeCheckpointer  # noqa: PLC0415  a second that only a run that goes on waits for
 
-    notes, checksum = _read_notes(path)
     try:
         restored = PyTreeCheckpointer().restore(path.absolute() / "arrays")
-        checkpoint = Checkpoint(notes, {name: np.asarray(array) for name, array in restored.items()})
-        whole = _checksum(checkpoint) == checksum
-    except Exception as error:  # whatever Orbax meets in files that are not its own
-        raise DamagedError(f"the checkpoint {path} is damaged ({type(error).__name__})") from error
-    if not whole:
-        raise DamagedError(f"the checkpoint {path} is damaged (its checksum is wrong)")
-    return checkpoint
+        return Checkpoint(notes, {name: np.asarray(array) for name, array in restored.items()})
+    except Exception as error:  # not damaged, so there is no going back to an earlier one, which would remove it
+        raise CheckpointError(f"cannot read the checkpoint {path}: {one_line(error)[:200]}") from error
 
 
-def _checksum(checkpoint: Checkpoint) -> int:
-    checksum = zlib.crc32(json.dumps(asdict(checkpoint.notes), sort_keys=True).encode())
-    for name, array in sorted(checkpoint.arrays.items()):
-        checksum = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), checksum)
-        checksum = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, checksum)
-    return checksum
+def _verify(path: Path, files: Mapping[str, list[int]]) -> None:
+    """Refuses a checkpoint whose arrays are not in the files that were written, as they were written.
+
+    Orbax must not meet such files: its threads complain in the terminal, some of them when all is over.
+    """
+    try:
+        there = _files_in(path / "arrays")
+    except OSError as error:
+        raise DamagedError(f"the checkpoint {path} is damaged ({one_line(error)})") from error
+    differing = [name for name in sorted({*files, *there}) if files.get(name) != there.get(name)]
+    if differing:
+        raise DamagedError(f"the checkpoint {path} is damaged (arrays/{differing[0]} is not as it was written)")
+
+
+def _files_in(folder: Path) -> dict[str, list[int]]:
+    """Size and checksum of every file below a folder, by its path in there."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _measure(path) for path in paths}
+
+
+def _measure(path: Path) -> list[int]:
+    """Size and checksum of a file."""
+    size = checksum = 0
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            size, checksum = size + len(chunk), zlib.crc32(chunk, checksum)
+    return [size, checksum]
+
+
+def _checksum(content: Mapping[str, Any]) -> int:
+    """The checksum of what stands in notes.json besides itself and the layout."""
+    return zlib.crc32(json.dumps(content).encode())
