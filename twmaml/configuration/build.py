@@ -44,10 +44,6 @@ class Parts:
 def build_parts(cfg: DictConfig, settings: Settings) -> Parts:
     """Builds and checks everything that a configuration describes; nothing is compiled.
 
-    Args:
-        cfg: the configuration.
-        settings: its own keys, read.
-
     Raises:
         ConfigurationError: for the first thing that is wrong.
     """
