@@ -125,7 +125,7 @@ def environment(tmp_path_factory):
 
 @pytest.fixture
 def train(tmp_path, environment):
-    def run(*overrides, wandb="disabled", small=True, prefix=(), **arguments):
+    def run(*overrides, wandb="disabled", small=True, prefix=(), timeout=240, **arguments):
         flags = [item for item in overrides if item.startswith("-")]  # which come first
         command = [
             *prefix,
@@ -143,7 +143,7 @@ def train(tmp_path, environment):
             env=environment,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=timeout,
             check=False,
             **arguments,
         )

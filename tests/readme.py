@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 FILES = dict(re.findall(r"^`([\w/.]+)`:\n\n```\w+\n(.*?)```", README, re.MULTILINE | re.DOTALL))
@@ -15,8 +16,8 @@ def write_examples(folder: Path) -> None:
         (folder / name).write_text(content)
 
 
-def example(module: str, name: str):
-    """What an example's module defines under a name."""
-    scope = {"__name__": module}
+def example(module: str, name: str) -> Any:
+    """The class or function of an example's module."""
+    scope: dict[str, Any] = {"__name__": module}
     exec(compile(FILES[f"{module}.py"], f"{module}.py", "exec"), scope)
     return scope[name]

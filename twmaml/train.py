@@ -27,18 +27,15 @@ def main() -> None:
 
     from twmaml.jobs.command_line import check_arguments, flags_first  # noqa: PLC0415
     from twmaml.jobs.job import ReportedError  # noqa: PLC0415
-    from twmaml.jobs.resume import resume_arguments, split_resume  # noqa: PLC0415
+    from twmaml.jobs.resume import without_resume  # noqa: PLC0415
     from twmaml.jobs.task import TrainTask  # noqa: PLC0415
 
-    folder, others = split_resume(sys.argv[1:])
     register_resolvers()
     logging.raiseExceptions = False  # a log that cannot be written to, for want of space, is no reason for noise
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors arrive here instead of in Hydra's own report
     try:
-        if folder is not None:
-            sys.argv[1:] = resume_arguments(folder, others)
-        sys.argv[1:] = flags_first(sys.argv[1:])
+        sys.argv[1:] = flags_first(without_resume(sys.argv[1:]))
         check_arguments(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=configuration_folder(), config_name="train")(TrainTask())()
     except ReportedError as reported:

@@ -1,6 +1,6 @@
 """The contracts between sweeper, launcher and task function. Whoever does not keep them is treated as Hydra does."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -12,13 +12,8 @@ from hydra_plugins.twmaml_launcher.sweep_job import SweepJob
 Described = Mapping[int, tuple[Sequence[str], Mapping[str, Any]]]
 """The jobs of a group by their numbers: the overrides that set each apart, and its configuration."""
 
-
-class GroupRunner(Protocol):
-    """A sweep that goes on."""
-
-    def run_group(self, index: int, prepared: Mapping[int, Any]) -> Mapping[int, float | Exception]:
-        """Runs the jobs of a group that could be prepared; the result of each, or the error that it would raise."""
-        ...
+RunGroup = Callable[[int, Mapping[int, Any]], Mapping[int, float | Exception]]
+"""Runs the jobs of a group, by its index, that could be prepared; the result of each, or the error that it raises."""
 
 
 @runtime_checkable
@@ -27,33 +22,28 @@ class VectorisedTask(Protocol):
 
     def __call__(self, cfg: DictConfig) -> Any:
         """Runs one job, as any task function does."""
-        ...
 
     def validate(self, config: Mapping[str, Any], folder: Path) -> None:
         """Refuses a job that could not run, before the first one does."""
-        ...
 
     def group_key(self, config: Mapping[str, Any]) -> str:
         """Equal for jobs that can run at once."""
         ...
 
     def finished(self, config: Mapping[str, Any], folder: Path) -> float | None:
-        """The result of a job that an earlier process has finished; None if something is left to do."""
-        ...
+        """The result of a job that an earlier process has finished; None if there is something left to do."""
 
     def prepare(self, cfg: DictConfig) -> Any:
         """Makes a job ready to run, while Hydra's own configuration is that job's."""
-        ...
 
-    def sweep(self, groups: Sequence[Described], folder: Path) -> AbstractContextManager[GroupRunner]:
+    def sweep(self, groups: Sequence[Described], folder: Path) -> AbstractContextManager[RunGroup]:
         """Makes ready to run groups of jobs in the folder of a sweep, one group after the other."""
         ...
 
 
 @runtime_checkable
 class TakesComposed(Protocol):
-    """A launcher that need not compose the jobs again."""
+    """A launcher that need not compose again the jobs that it is given before it launches them."""
 
     def take_composed(self, jobs: Sequence[SweepJob]) -> None:
-        """Keeps jobs that are going to be launched."""
-        ...
+        """Keeps jobs."""

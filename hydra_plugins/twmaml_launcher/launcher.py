@@ -15,7 +15,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from hydra_plugins.twmaml_launcher.contract import GroupRunner, VectorisedTask
+from hydra_plugins.twmaml_launcher.contract import RunGroup, VectorisedTask
 from hydra_plugins.twmaml_launcher.logs import log_to_folders
 from hydra_plugins.twmaml_launcher.sweep_job import SweepJob, SweepJobs, as_current, own_overrides
 
@@ -67,36 +67,27 @@ class VectorisedLauncher(Launcher):
         """
         assert self.config is not None
         assert self.hydra_context is not None
-        assert self.task_function is not None
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        folder = Path(str(self.config.hydra.sweep.dir))
-        folder.mkdir(parents=True, exist_ok=True)
+        Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         composer = SweepJobs(self.hydra_context, self.config)
         jobs = [
             self._composed.pop(number, None) or composer.compose(number, overrides)
             for number, overrides in enumerate(job_overrides, initial_job_idx)
         ]
         if isinstance(self.task_function, VectorisedTask):
-            returns = self._run_in_groups(self.task_function, self.hydra_context, jobs, folder)
+            returns = self._run_groups(self.task_function, jobs, job_overrides)
         else:
-            returns = {job.number: self._run_alone(self.task_function, self.hydra_context, job) for job in jobs}
+            place = {"job_dir_key": "hydra.sweep.dir", "job_subdir_key": "hydra.sweep.subdir"}
+            own: Any = {"hydra_context": self.hydra_context, "task_function": self.task_function, **place}
+            returns = {job.number: run_job(config=job.config, **own) for job in jobs}
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         return [returns[job.number] for job in jobs]
 
-    @staticmethod
-    def _run_alone(task: TaskFunction, context: HydraContext, job: SweepJob) -> JobReturn:
-        return run_job(
-            hydra_context=context,
-            task_function=task,
-            config=job.config,
-            job_dir_key="hydra.sweep.dir",
-            job_subdir_key="hydra.sweep.subdir",
-        )
-
-    def _run_in_groups(
-        self, task: VectorisedTask, context: HydraContext, jobs: Sequence[SweepJob], folder: Path
+    def _run_groups(
+        self, task: VectorisedTask, jobs: Sequence[SweepJob], every: Sequence[Sequence[str]]
     ) -> dict[int, JobReturn]:
+        assert self.config is not None
         returns: dict[int, JobReturn] = {}
         for job in jobs:
             result = task.finished(job.resolved, job.folder)
@@ -104,52 +95,45 @@ class VectorisedLauncher(Launcher):
                 returns[job.number] = ended(JobReturn(overrides=job.overrides), result)
         if returns:
             print(f"  {len(returns)} of {len(jobs)} jobs were finished before", flush=True)
-        left = [job for job in jobs if job.number not in returns]
-        groups = group_jobs(left, task.group_key, self.group_size)
-        every = [job.overrides for job in jobs]
-        described = [
-            {job.number: (own_overrides(job.overrides, every), job.resolved) for job in group} for group in groups
-        ]
+        groups = group_jobs([job for job in jobs if job.number not in returns], task.group_key, self.group_size)
+        described = [{j.number: (own_overrides(j.overrides, every), j.resolved) for j in group} for group in groups]
         if groups:
-            with task.sweep(described, folder) as sweep:
+            with task.sweep(described, Path(str(self.config.hydra.sweep.dir))) as run:
                 for index, group in enumerate(groups):
-                    returns |= run_group(task, context, sweep, index, group)
+                    returns |= self._run_group(task, index, group, run)
+        return returns
+
+    def _run_group(
+        self, task: VectorisedTask, index: int, group: Sequence[SweepJob], run: RunGroup
+    ) -> dict[int, JobReturn]:
+        """Runs jobs at once, each in the surroundings that Hydra would give it."""
+        returns = {job.number: JobReturn(overrides=job.overrides) for job in group}
+        outcomes: dict[int, Any] = {}
+        prepared: dict[int, Any] = {}
+        with ExitStack() as stack:
+            for job in group:
+                try:
+                    returns[job.number] = stack.enter_context(entered(job, self.hydra_context, task))
+                except Exception as error:  # the folder cannot be made, or its configuration not saved, say
+                    outcomes[job.number] = error
+            inside = [job for job in group if job.number not in outcomes]
+            stack.enter_context(log_to_folders([job.config for job in inside]))
+            for job in inside:
+                try:
+                    with as_current(job.config):
+                        prepared[job.number] = task.prepare(returns[job.number].cfg)  # type: ignore[arg-type]
+                except Exception as error:
+                    outcomes[job.number] = error
+            outcomes |= run(index, prepared)
+            for number, outcome in outcomes.items():
+                ended(returns[number], outcome)
         return returns
 
 
-def run_group(
-    task: VectorisedTask, context: HydraContext, sweep: GroupRunner, index: int, group: Sequence[SweepJob]
-) -> dict[int, JobReturn]:
-    """Runs jobs at once, each in the surroundings that Hydra would give it."""
-    returns = {job.number: JobReturn(overrides=job.overrides) for job in group}
-    outcomes: dict[int, Any] = {}
-    prepared: dict[int, Any] = {}
-    with ExitStack() as stack:
-        for job in group:
-            try:
-                returns[job.number] = stack.enter_context(entered(job, context, task))
-            except Exception as error:  # the folder cannot be made, or its configuration not saved, say
-                outcomes[job.number] = error
-        inside = [job for job in group if job.number not in outcomes]
-        stack.enter_context(log_to_folders([job.config for job in inside]))
-        for job in inside:
-            try:
-                with as_current(job.config):
-                    prepared[job.number] = task.prepare(returns[job.number].cfg)  # type: ignore[arg-type]
-            except Exception as error:
-                outcomes[job.number] = error
-        outcomes |= sweep.run_group(index, prepared)
-        for number, outcome in outcomes.items():
-            ended(returns[number], outcome)
-    return returns
-
-
 @contextmanager
-def entered(job: SweepJob, context: HydraContext, task: TaskFunction) -> Iterator[JobReturn]:
-    """Surrounds a job with all that Hydra's `run_job` does before and after it, but for logging.
-
-    Its folder, its saved configuration, the callbacks, the environment, the working folder and `HydraConfig`.
-    """
+def entered(job: SweepJob, context: HydraContext | None, task: TaskFunction) -> Iterator[JobReturn]:
+    """Surrounds a job with all that Hydra's `run_job` does before and after it, but for logging."""
+    assert context is not None
     config, before, working_folder = job.config, HydraConfig.instance().cfg, Path.cwd()
     HydraConfig.instance().set_config(config)
     try:
@@ -163,18 +147,13 @@ def entered(job: SweepJob, context: HydraContext, task: TaskFunction) -> Iterato
         if config.hydra.output_subdir is not None:
             saved = job.folder / config.hydra.output_subdir
             saved.mkdir(parents=True, exist_ok=True)
-            for name, part in [("config", task_config), ("hydra", hydra_config)]:
+            parts = {"config": task_config, "hydra": hydra_config, "overrides": config.hydra.overrides.task}
+            for name, part in parts.items():
                 (saved / f"{name}.yaml").write_text(OmegaConf.to_yaml(part), encoding="utf-8")
-            (saved / "overrides.yaml").write_text(OmegaConf.to_yaml(config.hydra.overrides.task), encoding="utf-8")
         with env_override(hydra_config.hydra.job.env_set):
             context.callbacks.on_job_start(config=config, task_function=task)
-            job_return = JobReturn(
-                overrides=job.overrides,
-                cfg=task_config,
-                hydra_cfg=hydra_config,
-                working_dir=str(Path.cwd()),
-                task_name=JobRuntime.instance().get("name"),
-            )
+            name, here = JobRuntime.instance().get("name"), str(Path.cwd())
+            job_return = JobReturn(job.overrides, task_config, hydra_config, working_dir=here, task_name=name)
             yield job_return
         context.callbacks.on_job_end(config=config, job_return=job_return)
     finally:

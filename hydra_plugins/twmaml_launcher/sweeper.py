@@ -88,11 +88,12 @@ class ValidatedSweeper(BasicSweeper):
         return BasicSweeper.split_arguments(overrides, max_batch_size)
 
     def _validated(self, composer: SweepJobs, number: int, overrides: Sequence[str], own: Sequence[str]) -> SweepJob:
-        if not isinstance(self._task_function, VectorisedTask):
+        task = self._task_function
+        if not isinstance(task, VectorisedTask):
             return composer.compose(number, overrides)
         try:
             job = composer.compose(number, overrides)
-            self._task_function.validate(job.resolved, job.folder)
+            task.validate(job.resolved, job.folder)
             return job
         except Exception as error:
             from twmaml.configuration.explain import explain_error  # noqa: PLC0415  not at the start of whatever runs under Hydra

@@ -223,6 +223,31 @@ def test_groups_that_are_too_large_or_do_not_fit_are_split(train, tmp_path):
             np.testing.assert_allclose(parts[name], values, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
+FEW_FILES = ["bash", "-c", 'ulimit -Hn $0; ulimit -Sn 128; exec "$@"']
+"""Before the number of files that a process may have open, if it asks for more than 128."""
+
+
+@pytest.mark.slow
+def test_a_sweep_of_400_jobs_is_one_group(train, tmp_path):
+    sweep = ["seed=range(0,400)", "hydra.launcher.group_size=400", "hydra.sweep.dir=sweep", "steps=20"]
+    output = succeed(train("--multirun", *sweep, prefix=[*FEW_FILES, "1024"], timeout=1800)).stdout
+    assert "400/400 jobs  seed=0,...,399: eval/loss" in output
+    assert "group 1 of 1 took" in output
+    summaries = [json.loads((tmp_path / "sweep" / str(i) / "summary.json").read_text()) for i in range(400)]
+    assert [summary["seed"] for summary in summaries] == [*range(400)]
+    assert {(summary["status"], summary["runs_at_once"]) for summary in summaries} == {("finished", 400)}
+
+
+def test_more_jobs_in_a_group_than_files_may_be_open_are_refused_before_the_first(train, tmp_path):
+    process = train("--multirun", "seed=range(0,60)", "hydra.sweep.dir=sweep", prefix=[*FEW_FILES, "256"])
+    assert process.returncode == 1
+    assert process.stderr == (
+        "twmaml: 60 runs at once need 270 open files, and the system allows 256 (ulimit -Hn); raise that, "
+        "or lower hydra.launcher.group_size\n"
+    )
+    assert not list((tmp_path / "sweep").glob("*/metrics.csv"))
+
+
 def test_lists_of_seeds_can_be_swept(train, tmp_path):
     succeed(train("--multirun", "seed=[0,1],[2,3]", "hydra.sweep.dir=sweep"))
     folders = [path.relative_to(tmp_path / "sweep") for path in (tmp_path / "sweep").glob("*/seed_*")]

@@ -20,7 +20,7 @@ from tests.jobs.test_resume import assert_equal_runs, go_back
 from twmaml.errors import ConfigurationError, ExpectedError
 from twmaml.storage.checkpoint import newest, steps_in
 from twmaml.storage.metrics_file import Mark, MetricsFile, read_metrics
-from twmaml.storage.run_folder import FolderLock
+from twmaml.storage.run_folder import RunFolder
 
 # No file may be larger than 16 KiB, so that metrics.csv cannot grow on.
 SMALL_DISK = ["bash", "-c", 'ulimit -f 16; exec "$@"', "bash"]
@@ -83,22 +83,22 @@ def test_in_a_group_a_run_whose_folder_is_removed_fails_alone(start, tmp_path):
 
 
 def test_the_lock_of_a_folder_ends_with_its_process(tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    lock = FolderLock(tmp_path)
-    with pytest.raises(ConfigurationError, match="another process is writing"):
-        FolderLock(tmp_path)
-    lock.release()
-    lock.release()
-    code = "import sys, time; from pathlib import Path; from twmaml.storage.run_folder import FolderLock;"
-    code += "FolderLock(Path(sys.argv[1])); print(flush=True); time.sleep(60)"
+    folder = RunFolder(tmp_path, {})
+    for enter in (RunFolder, RunFolder.look):
+        with pytest.raises(ConfigurationError, match="another process is writing"):
+            enter(tmp_path, {})
+    folder.close()
+    folder.close()
+    code = "import sys, time; from pathlib import Path; from twmaml.storage.run_folder import RunFolder;"
+    code += "folder = RunFolder(Path(sys.argv[1]), {}); print(flush=True); time.sleep(60)"
     other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
     assert other.stdout is not None
     other.stdout.readline()
     with pytest.raises(ConfigurationError, match="another process is writing"):
-        FolderLock(tmp_path)
+        RunFolder(tmp_path, {})
     other.kill()
     other.communicate()
-    FolderLock(tmp_path).release()
+    RunFolder(tmp_path, {}).close()
 
 
 def test_metrics_go_on_from_a_mark_whatever_is_behind_it(tmp_path):

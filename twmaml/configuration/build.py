@@ -100,10 +100,6 @@ def _with_number(part: Any, path: str, number: Any, key: str) -> Any:
 def build_parts(cfg: DictConfig, settings: Settings) -> Parts:
     """Builds and checks everything that a configuration describes; nothing is compiled.
 
-    Args:
-        cfg: the configuration.
-        settings: its own keys, read.
-
     Raises:
         ConfigurationError: for the first thing that is wrong.
     """

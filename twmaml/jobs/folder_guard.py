@@ -9,9 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from twmaml.configuration.settings import read_settings
 from twmaml.errors import ExpectedError
-from twmaml.jobs.job import ReportedError, check_seeds, result_in, run_folders
+from twmaml.jobs.job import ReportedError, result_in, states_in
 from twmaml.storage.files import shorten
-from twmaml.storage.run_folder import AlreadyFinishedError, RunFolder
+from twmaml.storage.run_folder import AlreadyFinishedError
 
 
 class FolderGuard(Callback):
@@ -31,9 +31,7 @@ class FolderGuard(Callback):
         try:
             steps = read_settings(own).steps
             values: Any = OmegaConf.to_container(own, resolve=True)
-            check_seeds(values, folder)
-            states = [RunFolder.look(each, values) for each in run_folders(folder, values["seed"])]
-            if result_in(states) is not None:
+            if result_in(states_in(values, folder)) is not None:
                 raise AlreadyFinishedError(f"{shorten(folder)} is finished: {steps:,} meta-steps")
         except ExpectedError as error:
             raise ReportedError(error) from error

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -17,7 +18,7 @@ from twmaml.configuration.build import Parts, build_parts
 from twmaml.configuration.settings import Settings, read_settings
 from twmaml.errors import ConfigurationError, ExpectedError
 from twmaml.storage.run_folder import Finished, RunFolder, State
-from twmaml.training.group import check_devices, train_runs
+from twmaml.training.group import train_runs
 from twmaml.training.memory import check_memory
 from twmaml.training.plan import Plan, Stop
 from twmaml.training.recorder import Progress, RunResult, RunSpec, Shared
@@ -52,11 +53,7 @@ class Job:
 
     @classmethod
     def open(cls, cfg: DictConfig) -> "Job":
-        """Reads a job where Hydra calls it: in there its own configuration is the job's.
-
-        Raises:
-            ExpectedError: if one of the folders holds a run that cannot go on, or another process is there.
-        """
+        """Reads a job where Hydra calls it, as in there its own configuration is the job's, and opens its folders."""
         hydra_config = HydraConfig.get()
         config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
         settings = read_settings(OmegaConf.create(config))
@@ -66,7 +63,7 @@ class Job:
         with ExitStack() as stack:
             runs = []
             for run_folder in run_folders(folder, settings.seed):
-                runs.append(RunFolder.open(run_folder, config))
+                runs.append(RunFolder(run_folder, config))
                 stack.callback(runs[-1].close)
             stack.pop_all()  # all are open, and stay so
         return cls(config, settings, folder, choices, sweep, runs)
@@ -145,24 +142,32 @@ def build_once(config: Mapping[str, Any], settings: Settings) -> Parts:
 
 def check_machine(parts: Parts) -> None:
     """Refuses parts for which this machine has not enough devices or memory."""
-    check_devices(parts.learner.task_devices)
+    asked, present = parts.learner.task_devices, jax.device_count()
+    if asked > present:
+        raise ConfigurationError(f"devices.tasks={asked}: there {'is' if present == 1 else 'are'} {present} here")
     check_memory(parts.needs)
 
 
-def check_seeds(config: Mapping[str, Any], folder: Path) -> None:
-    """Refuses the folder of a job of other seeds: a single one's is the folder of its run, others' are in there."""
+def states_in(config: Mapping[str, Any], folder: Path) -> list[State]:
+    """The states of the folders of a job's runs.
+
+    Raises:
+        ExpectedError: if a run cannot go on, or there is one of another seed: the folder of a single seed is its run's,
+            those of a list are in there.
+    """
     own = run_folders(folder, config["seed"])
     for present in (folder, *folder.glob("seed_*")):
         if present not in own and (present / "checkpoints").is_dir():
             raise ConfigurationError(
                 f"seed={config['seed']}: {present} already holds a run of another seed; choose another folder"
             )
+    return [RunFolder.look(each, config) for each in own]
 
 
 def finished_job(config: Mapping[str, Any], folder: Path) -> float | None:
     """The result of a job that an earlier process has finished; None if there is something left to do."""
     try:
-        return result_in([RunFolder.look(each, config) for each in run_folders(folder, config["seed"])])
+        return result_in(states_in(config, folder))
     except ExpectedError:
         return None  # whatever stands there is no end
 
@@ -174,11 +179,7 @@ def result_in(states: Sequence[State]) -> float | None:
 
 
 def train_jobs(jobs: Sequence[Job], progress: Progress, stop: Stop, drawing: Executor) -> list[list[RunResult]]:
-    """Trains jobs that one program can train (`group_key`), and lets others into their folders when it ends.
-
-    Returns:
-        The runs of each job (`train_runs`).
-    """
+    """Trains jobs of one `group_key`, and lets others into their folders when it ends; the runs of each job."""
     with ExitStack() as stack:
         for job in jobs:
             stack.callback(job.close)
@@ -193,11 +194,7 @@ def train_jobs(jobs: Sequence[Job], progress: Progress, stop: Stop, drawing: Exe
 
 
 def result_of(runs: Sequence[RunResult]) -> float:
-    """The result of a job: the final `eval/loss`, its mean over the seeds.
-
-    Raises:
-        TrainingFailedError: if a run has failed.
-    """
+    """The result of a job: the final `eval/loss`, its mean over the seeds; raises the reasons of failed runs."""
     failed = [run.status for run in runs if run.failed]
     if failed:
         raise TrainingFailedError("; ".join(failed))

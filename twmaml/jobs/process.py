@@ -19,13 +19,12 @@ import jax
 
 from twmaml.errors import ConfigurationError
 from twmaml.figures.pool import count_cores
-from twmaml.storage.wandb_run import WandbMode
 from twmaml.training.plan import Stop
 
 log = logging.getLogger(__name__)
 
 _FILES, _FILES_OF_A_RUN, _FILES_OF_WANDB = 150, 2, 1
-"""Descriptors of a process, of each run (its lock and its metrics.csv), and of each run's W&B."""
+"""Files that a process, each run (its lock, its metrics.csv) and each run's W&B keep open."""
 
 
 @contextmanager
@@ -54,13 +53,9 @@ def stop_on_interrupt() -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
-def allow_open_files(runs: int, wandb_mode: WandbMode) -> None:
-    """Raises the limit of open files to what so many runs need at once.
-
-    Raises:
-        ConfigurationError: if the system does not allow it.
-    """
-    needed = _FILES + runs * (_FILES_OF_A_RUN + (wandb_mode != "disabled") * _FILES_OF_WANDB)
+def allow_open_files(runs: int, wandb: bool) -> None:
+    """Raises the limit of open files to the number that so many runs need at once, or refuses them."""
+    needed = _FILES + runs * (_FILES_OF_A_RUN + wandb * _FILES_OF_WANDB)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or needed <= soft:
         return

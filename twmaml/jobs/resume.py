@@ -11,19 +11,16 @@ from omegaconf.errors import OmegaConfBaseException
 from twmaml.errors import ConfigurationError
 
 
-def split_resume(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """The folder to go on with, and the other arguments."""
-    folders = [argument.removeprefix("resume=") for argument in arguments if argument.startswith("resume=")]
-    others = [argument for argument in arguments if not argument.startswith("resume=")]
-    return (Path(folders[-1]) if folders else None), others
-
-
-def resume_arguments(folder: Path, others: Sequence[str]) -> list[str]:
-    """The command line that goes on with the run or the sweep in a folder, with other arguments on top of its own.
+def without_resume(arguments: Sequence[str]) -> list[str]:
+    """The same arguments, but for `resume=`: in its place those that the run or the sweep was started with.
 
     Raises:
-        ConfigurationError: if there is none.
+        ConfigurationError: if there is none in that folder.
     """
+    others = [argument for argument in arguments if not argument.startswith("resume=")]
+    if len(others) == len(arguments):
+        return others
+    folder = Path([argument for argument in arguments if argument not in others][-1].removeprefix("resume="))
     if (folder / "multirun.yaml").exists():
         saved, mode, own = folder / "multirun.yaml", ["--multirun"], [f"hydra.sweep.dir={_quoted(folder)}"]
     elif (folder / ".hydra" / "config.yaml").exists():

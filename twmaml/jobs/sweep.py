@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 
+from hydra_plugins.twmaml_launcher.contract import Described, RunGroup
 from twmaml.configuration.settings import listed, read_settings
 from twmaml.errors import ConfigurationError
 from twmaml.figures.pool import drawing_executor
@@ -31,23 +31,12 @@ from twmaml.training.recorder import RunResult
 
 log = logging.getLogger(__name__)
 
-Described = Mapping[int, tuple[Sequence[str], Mapping[str, Any]]]
-"""The jobs of a group by their numbers: the overrides that set each apart, and its configuration."""
-
 
 @contextmanager
-def sweep(groups: Sequence[Described], folder: Path) -> Iterator["Sweep"]:
-    """Makes ready to train groups of jobs, each as one program, one after the other.
-
-    Args:
-        groups: of jobs.
-        folder: of the sweep.
-
-    Raises:
-        ConfigurationError: if the machine is too small for one of them.
-    """
+def sweep(groups: Sequence[Described], folder: Path) -> Iterator[RunGroup]:
+    """Makes ready to train groups of jobs, each as one program; refuses those that the machine is too small for."""
     prepare_jax()
-    folder, checked = folder.absolute(), set()
+    checked: set[str] = set()
     for number, (overrides, config) in [job for group in groups for job in group.items()]:
         if build_key(config) not in checked:
             checked.add(build_key(config))
@@ -55,38 +44,27 @@ def sweep(groups: Sequence[Described], folder: Path) -> Iterator["Sweep"]:
                 check_machine(build_once(config, read_settings(OmegaConf.create(dict(config)))))
             except ConfigurationError as error:
                 raise ConfigurationError(f"job {number} ({' '.join(overrides)}): {error}") from error
-    runs = [sum(len(listed(config["seed"])) for _, config in group.values()) for group in groups]
-    for group, of_group in zip(groups, runs, strict=True):
-        allow_open_files(of_group, next(iter(group.values()))[1]["wandb"]["mode"])
+    configs = [[config for _, config in group.values()] for group in groups]
+    runs = [sum(len(listed(config["seed"])) for config in group) for group in configs]
+    steps = [sum(config["steps"] * len(listed(config["seed"])) for config in group) for group in configs]
+    for of_group, group in zip(runs, configs, strict=True):
+        allow_open_files(of_group, any(config["wandb"]["mode"] != "disabled" for config in group))
     with (
         stop_on_interrupt() as stop,
         drawing_executor(sum(runs)) as drawing,
-        SweepTerminal([steps_of(group) for group in groups], sum(map(len, groups))) as terminal,
+        SweepTerminal(steps, sum(map(len, groups))) as terminal,
     ):
-        going = Sweep(groups, folder, terminal, stop, drawing)
+        going = Sweep(groups, folder.absolute(), terminal, stop, drawing)
         try:
-            yield going
+            yield going.run_group
         finally:
             terminal.finish([], going.paths)
             if stop.asked:
-                terminal.say(f"  go on with {resume_command(folder)}")
-
-
-def steps_of(group: Described) -> int:
-    """Meta-steps of all runs of a group."""
-    return sum(config["steps"] * len(listed(config["seed"])) for _, config in group.values())
+                terminal.say(f"  go on with {resume_command(folder.absolute())}")
 
 
 class Sweep:
-    """A sweep that goes on.
-
-    Args:
-        groups: of jobs.
-        folder: of the sweep.
-        terminal: shows it.
-        stop: ends it.
-        drawing: draws the figures.
-    """
+    """A sweep that goes on."""
 
     def __init__(
         self, groups: Sequence[Described], folder: Path, terminal: SweepTerminal, stop: Stop, drawing: Executor
@@ -94,17 +72,10 @@ class Sweep:
         self._groups, self._folder = groups, folder
         self._terminal, self._stop, self._drawing = terminal, stop, drawing
         self.paths: dict[str, str] = {}
-        """Where everything is."""
+        """The places of all that it has left."""
 
     def run_group(self, index: int, prepared: Mapping[int, Job]) -> dict[int, float | Exception]:
-        """Trains the jobs of a group, those that could be prepared.
-
-        Args:
-            index: of the group.
-            prepared: jobs by their numbers.
-
-        Returns:
-            The result of each, or the error that it would raise alone.
+        """Trains the jobs of a group that could be prepared; their results, or the errors that they would raise alone.
 
         Raises:
             KeyboardInterrupt: after Ctrl-C, when everything up to there is on disk.

@@ -10,26 +10,26 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from hydra_plugins.twmaml_launcher.contract import Described, RunGroup
 from twmaml.configuration.settings import read_settings
 from twmaml.figures.pool import drawing_executor
 from twmaml.jobs.job import (
     Job,
     ReportedError,
     build_once,
-    check_seeds,
     finished_job,
     group_key,
     result_in,
     result_of,
-    run_folders,
+    states_in,
     train_jobs,
 )
 from twmaml.jobs.process import allow_open_files, prepare_jax, stop_on_interrupt
 from twmaml.jobs.report import closing_paths, closing_table, describe, resume_command
-from twmaml.jobs.sweep import Described, Sweep, sweep
+from twmaml.jobs.sweep import sweep
 from twmaml.jobs.terminal import Terminal
 from twmaml.storage.checkpoint import CheckpointError
-from twmaml.storage.run_folder import Finished, RunFolder
+from twmaml.storage.run_folder import Finished
 
 log = logging.getLogger(__name__)
 
@@ -47,17 +47,11 @@ class TrainTask:
             raise
 
     def validate(self, config: Mapping[str, Any], folder: Path) -> None:
-        """Checks all that a job could stumble over before it compiles.
-
-        Raises:
-            ConfigurationError: for the first thing that is wrong.
-        """
+        """Checks all that a job could stumble over before it compiles."""
         prepare_jax()
         build_once(config, read_settings(OmegaConf.create(dict(config))))
-        check_seeds(config, folder)
-        for run_folder in run_folders(folder, config["seed"]):
-            with suppress(CheckpointError):  # which is a matter of that job alone
-                RunFolder.look(run_folder, config)
+        with suppress(CheckpointError):  # which is a matter of that job alone
+            states_in(config, folder)
 
     def group_key(self, config: Mapping[str, Any]) -> str:
         """Equal for jobs that one program can train."""
@@ -71,7 +65,7 @@ class TrainTask:
         """Opens the folders of a job's runs."""
         return Job.open(cfg)
 
-    def sweep(self, groups: Sequence[Described], folder: Path) -> AbstractContextManager[Sweep]:
+    def sweep(self, groups: Sequence[Described], folder: Path) -> AbstractContextManager[RunGroup]:
         """Makes ready to train groups of jobs, one after the other."""
         return sweep(groups, folder)
 
@@ -95,7 +89,7 @@ def train_job(cfg: DictConfig) -> float:
             return result
         seeds, steps = len(job.runs), job.settings.steps
         left = sum(not isinstance(run.state, Finished) for run in job.runs)
-        allow_open_files(seeds, job.settings.wandb.mode)
+        allow_open_files(seeds, job.settings.wandb.mode != "disabled")
         title, facts = describe(job)
         with (
             stop_on_interrupt() as stop,

@@ -49,7 +49,7 @@ class Terminal:
         self._task = self._progress.add_task("compiling, starting W&B", total=steps, rate=None, losses="")
         self._began: tuple[float, int] | None = None
         self._runs: dict[Path, RunResult] = {}
-        self._before = 0  # steps that were done before these
+        self._before, self._label = 0, ""  # steps that were done before these, and a name for them
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -81,7 +81,9 @@ class Terminal:
         known = [f"{label} {metrics[name]:.3f}" for label, name in shown.items() if name in metrics]
         losses = "  ".join(known) if self._shows_losses else ""
         rate = since / seconds if since else None
-        self._progress.update(self._task, completed=self._before + steps, description=stage, losses=losses, rate=rate)
+        self._progress.update(
+            self._task, completed=self._before + steps, description=self._label + stage, losses=losses, rate=rate
+        )
 
     def finish(self, rows: Sequence[tuple[int, Mapping[str, float]]], paths: Mapping[str, str | Path]) -> None:
         """The closing table (one row an inner step) and where everything is."""
@@ -109,29 +111,19 @@ class SweepTerminal(Terminal):
         super().__init__(sum(steps), losses_if_narrow=False)
         self._steps, self._jobs, self._groups = steps, jobs, len(steps)
         self._jobs_done = 0
-        self._label = ""
         self._group, self._group_began = 0, 0.0
 
     def start_group(self, index: int, title: str) -> None:
         """Names the group that the next updates are about."""
-        self._label = f"{self._jobs_done}/{self._jobs} jobs, group {index + 1}/{self._groups}"
+        self._label = f"{self._jobs_done}/{self._jobs} jobs, group {index + 1}/{self._groups}: "
         if self.console.is_terminal:
             self.say(f"  group {index + 1} of {self._groups}: {title}")
         self._group, self._group_began, self._began = index + 1, time.perf_counter(), None
         self._runs, self._before = {}, sum(self._steps[:index])
-        self._progress.update(self._task, description=f"{self._label}: compiling", losses="", rate=None)
-
-    def update(self, stage: str, runs: Sequence[RunResult]) -> None:
-        """Shows the steps done in the whole sweep, and of the group what is being done and its mean losses."""
-        super().update(f"{self._label}: {stage}", runs)
+        self._progress.update(self._task, description=f"{self._label}compiling", losses="", rate=None)
 
     def finish_group(self, results: Sequence[tuple[str, int, Sequence[float]]]) -> None:
-        """Shows the results of a group, a line for each of its settings.
-
-        Args:
-            results: of each setting its name, how many jobs had it, and the final evaluation loss of those that did
-                not fail.
-        """
+        """Shows of each setting of a group its name, its number of jobs, and their final losses but for failed ones."""
         self._progress.update(self._task, completed=sum(self._steps[: self._group]))
         for title, jobs, losses in results:
             self._jobs_done += jobs
@@ -146,9 +138,5 @@ class SweepTerminal(Terminal):
         self.say(f"  group {self._group} of {self._groups} took {time.perf_counter() - self._group_began:.0f} s")
 
     def say_interrupted(self, done: int) -> None:
-        """The last line after Ctrl-C.
-
-        Args:
-            done: jobs of the group that were at their end.
-        """
+        """The last line after Ctrl-C, when so many jobs of the group were at their end."""
         self.say(f"interrupted: {self._jobs_done + done} of {self._jobs} jobs done")

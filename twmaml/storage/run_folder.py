@@ -44,68 +44,53 @@ class Finished(NamedTuple):
 State = Empty | Resumable | Finished
 
 
-class RunFolder(NamedTuple):
-    """The folder of a run, closed to other processes, and what it held when that began."""
+class RunFolder:
+    """The folder of a run, made ready and closed to other processes; that ends with the process, however it ends.
 
-    path: Path
-    state: State
-    lock: "FolderLock"
+    Raises:
+        ConfigurationError: if it holds a run of another configuration, or another process is there.
+        CheckpointError: if it holds a run, but nothing to go on from.
+    """
 
-    @classmethod
-    def open(cls, path: Path, config: Mapping[str, Any]) -> "RunFolder":
-        """Makes the folder ready for a run of this configuration.
-
-        Raises:
-            ConfigurationError: if it holds a run of another configuration, or another process writes there.
-            CheckpointError: if it holds a run, but nothing to go on from.
-        """
+    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
+        self.path = path
         _refuse_without_checkpoints(path)
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-        lock = FolderLock(path)
+        self._lock = _lock(path)
         try:
-            state = _state_of(path, config)
+            self.state = _state_of(path, config)
             for name in ("evaluation", "figures"):
                 (path / name).mkdir(exist_ok=True)
         except BaseException:
-            lock.release()
+            self.close()
             raise
-        return cls(path, state, lock)
 
     def close(self) -> None:
-        """Lets other processes in."""
-        self.lock.release()
+        """Lets other processes in; further calls do nothing."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     @staticmethod
     def look(path: Path, config: Mapping[str, Any]) -> State:
-        """The state that `open` would find, or its error. Nothing changes."""
+        """The state that construction would find, or its error. Nothing changes."""
         _refuse_without_checkpoints(path)
         if (path / "checkpoints" / ".lock").exists():
-            FolderLock(path).release()
+            os.close(_lock(path))
         return _state_of(path, config)
 
 
-class FolderLock:
-    """Keeps other processes out of the folder of a run. It ends with the process, however that ends.
-
-    Raises:
-        ConfigurationError: if another process is there.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._file = os.open(folder / "checkpoints" / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._file)
-            raise ConfigurationError(f"another process is writing to {folder}; choose another folder") from None
-        except OSError as error:  # a file system that knows no locks
-            log.info("%s cannot be locked: %s", folder, error)
-
-    def release(self) -> None:
-        """Lets others in; further calls do nothing."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+def _lock(path: Path) -> int:
+    """The descriptor that keeps other processes out."""
+    file = os.open(path / "checkpoints" / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        raise ConfigurationError(f"another process is writing to {path}; choose another folder") from None
+    except OSError as error:  # a file system that knows no locks
+        log.info("%s cannot be locked: %s", path, error)
+    return file
 
 
 def _refuse_without_checkpoints(path: Path) -> None:

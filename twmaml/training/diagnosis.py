@@ -25,14 +25,7 @@ def end_failed(
 ) -> None:
     """Ends the runs that have failed in a chunk, as they were at the step before the failure.
 
-    Args:
-        programs: that they are trained with.
-        runs: in the order of the programs' seeds.
-        states: before the chunk, after `step` meta-steps.
-        step: where the chunk began.
-        chunk: what it has left.
-        seconds: of all meta-steps up to its end.
-        drawing: draws their figures.
+    The chunk began after `step` meta-steps with `states`; `seconds` is the time of all meta-steps up to its end.
     """
     failing: dict[int, list[Recorder]] = {}
     for run in runs:

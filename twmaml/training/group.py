@@ -5,9 +5,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
-import jax
-
-from twmaml.errors import ConfigurationError
 from twmaml.storage.checkpoint import Checkpoint, CheckpointError, newest
 from twmaml.storage.metrics_file import NO_FIT
 from twmaml.storage.run_folder import Finished, Resumable
@@ -28,14 +25,7 @@ MEMORY_SHARE = 0.8
 def train_runs(
     shared: Shared, specs: Sequence[RunSpec], progress: Progress, stop: Stop, drawing: Executor
 ) -> list[RunResult]:
-    """Trains runs that one program can train, or several if one would not fit into memory.
-
-    Args:
-        shared: by all runs.
-        specs: of the runs.
-        progress: told after each chunk what is being done and how the runs stand.
-        stop: ends the training with the chunk.
-        drawing: draws the figures.
+    """Trains runs that one program can train (`train`), or several if one would not fit into memory.
 
     Returns:
         The runs, but for those that had not begun when the training was stopped.
@@ -65,11 +55,7 @@ def train_runs(
 
 
 def _newest(specs: Sequence[RunSpec], plan: Plan) -> list[Checkpoint | CheckpointError | None]:
-    """The checkpoint that each run goes on from, None if it begins; instead the error of one that cannot.
-
-    Raises:
-        CheckpointError: if the only run cannot.
-    """
+    """The checkpoint that each run goes on from, or None; the error of one that cannot, unless it is alone."""
     folders = [spec.folder for spec in specs if isinstance(spec.start, Resumable)]
     found: dict[Path, Checkpoint | CheckpointError | None] = {}
     try:
@@ -148,10 +134,3 @@ def _compiled(
             parts[:0] = [(start, middle, None), (middle, end, None)]
         else:
             yield slice(start, end), programs
-
-
-def check_devices(asked: int) -> None:
-    """Refuses more devices for the tasks of a meta-batch than there are."""
-    present = jax.device_count()
-    if asked > present:
-        raise ConfigurationError(f"devices.tasks={asked}: there {'is' if present == 1 else 'are'} {present} here")

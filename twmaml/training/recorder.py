@@ -99,16 +99,7 @@ class Progress(Protocol):
 
 
 class Recorder:
-    """The files of one run that is trained, and how it stands.
-
-    Args:
-        spec: of the run.
-        shared: with the other runs of its group.
-        programs: that it is trained with.
-        index: of the run in their arrays.
-        checkpoint: that it goes on from; None if it begins.
-        wandb: its run in Weights & Biases.
-    """
+    """The files of one run that is trained, and how it stands. `index`: of the run in the arrays of the programs."""
 
     def __init__(
         self,
