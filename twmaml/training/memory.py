@@ -33,18 +33,18 @@ def check_memory(needs: Iterable[Need]) -> None:
 
 
 def least_bytes(traced: ClosedJaxpr) -> float:
-    """Bytes that a traced program cannot do without: its arguments, its results, and the largest array in between."""
+    """Bytes that a traced program cannot do without: its arguments, its results, and the largest results in between."""
     ends = sum(_bytes(aval) for aval in (*traced.in_avals, *traced.out_avals))
-    return ends + max(map(_bytes, _arrays_in(traced)), default=0)
+    return ends + max(_results_in(traced), default=0)
 
 
-def _arrays_in(program: Any) -> Iterator[Any]:
-    """The results of every operation of a traced program, inside of loops and branches too."""
+def _results_in(program: Any) -> Iterator[float]:
+    """Bytes of all results of each operation of a traced program, inside of loops and branches too."""
     for operation in getattr(program, "jaxpr", program).eqns:
-        yield from (variable.aval for variable in operation.outvars)
+        yield sum(_bytes(variable.aval) for variable in operation.outvars)
         for part in jax.tree.leaves([*operation.params.values()], is_leaf=_is_program):
             if _is_program(part):
-                yield from _arrays_in(part)
+                yield from _results_in(part)
 
 
 def _is_program(part: Any) -> bool:
