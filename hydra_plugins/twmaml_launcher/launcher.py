@@ -168,7 +168,7 @@ def ended(job_return: JobReturn, outcome: Any) -> JobReturn:
 def group_jobs(
     jobs: Sequence[SweepJob], group_key: Callable[[dict[str, Any]], str], group_size: int
 ) -> list[list[SweepJob]]:
-    """Jobs of equal keys, in the order of each group's first job; no more runs a group, unless a single job has more."""
+    """Jobs of equal keys, in the order of each group's first; no more runs a group, unless a single job has more."""
     groups: dict[str, list[list[SweepJob]]] = {}
     for job in jobs:
         hydra = job.config.hydra.job

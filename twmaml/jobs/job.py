@@ -49,8 +49,7 @@ class Job:
     """As composed, interpolations resolved."""
     settings: Settings
     folder: Path
-    choices: Mapping[str, str]
-    """Of the configuration groups."""
+    choices: Mapping[str, str]  # by configuration group
     sweep: Path | None
     """The folder of the sweep that it is part of."""
     runs: Sequence[RunFolder]
