@@ -60,11 +60,7 @@ class VectorisedLauncher(Launcher):
         self._composed = {job.number: job for job in jobs}
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Runs every job, whatever becomes of the others.
-
-        Returns:
-            Their results, in the order of `job_overrides`.
-        """
+        """Runs every job, whatever becomes of the others; their results, in the order of `job_overrides`."""
         assert self.config is not None
         assert self.hydra_context is not None
         setup_globals()
@@ -172,13 +168,7 @@ def ended(job_return: JobReturn, outcome: Any) -> JobReturn:
 def group_jobs(
     jobs: Sequence[SweepJob], group_key: Callable[[dict[str, Any]], str], group_size: int
 ) -> list[list[SweepJob]]:
-    """Jobs that one program can train together, in the order of each group's first job.
-
-    Args:
-        jobs: of the sweep.
-        group_key: equal for configurations that one program can train.
-        group_size: runs in a group at most, unless a single job has more.
-    """
+    """Jobs of equal keys, in the order of each group's first; no more runs a group, unless a single job has more."""
     groups: dict[str, list[list[SweepJob]]] = {}
     for job in jobs:
         hydra = job.config.hydra.job

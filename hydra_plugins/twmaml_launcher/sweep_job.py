@@ -41,10 +41,6 @@ class SweepJobs:
     """Composes the jobs of a sweep.
 
     Hydra takes a tenth of a second for one; of jobs that differ only in the seed, only for the first.
-
-    Args:
-        context: Hydra's.
-        sweep: the configuration of the sweep.
     """
 
     def __init__(self, context: HydraContext, sweep: DictConfig) -> None:
@@ -54,12 +50,7 @@ class SweepJobs:
         self._first: dict[tuple[str, ...], DictConfig] = {}
 
     def compose(self, number: int, overrides: Sequence[str]) -> SweepJob:
-        """A job with its configuration.
-
-        Args:
-            number: of the job in the sweep.
-            overrides: of Hydra's sweeper, one value each.
-        """
+        """A job with its configuration, from overrides of Hydra's sweeper, one value each."""
         seeded = tuple("seed" if override.startswith("seed=") else override for override in overrides)
         if seeded in self._first:
             config = self._with_seed(self._first[seeded], overrides)

@@ -242,8 +242,8 @@ def test_more_jobs_in_a_group_than_files_may_be_open_are_refused_before_the_firs
     process = train("--multirun", "seed=range(0,60)", "hydra.sweep.dir=sweep", prefix=[*FEW_FILES, "256"])
     assert process.returncode == 1
     assert process.stderr == (
-        "twmaml: 60 runs at once need 270 open files, and the system allows 256 (ulimit -Hn); raise that, "
-        "or lower hydra.launcher.group_size\n"
+        "twmaml: 60 runs at once need 270 open files, and the system allows 256 (ulimit -Hn): raise that, or "
+        "train fewer at once (hydra.launcher.group_size, seed)\n"
     )
     assert not list((tmp_path / "sweep").glob("*/metrics.csv"))
 

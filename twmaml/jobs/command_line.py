@@ -1,4 +1,4 @@
-"""What Hydra's own parsers would report in many lines, or trip over, told in one."""
+"""Mistakes that Hydra's own parsers would report in many lines, or trip over, told in one."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,7 +48,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
 
 
 def parse_overrides(arguments: Sequence[str]) -> list[Override]:
-    """What overrides say, as Hydra's grammar reads them.
+    """Overrides as Hydra's grammar reads them.
 
     Raises:
         ConfigurationError: for the first one that it stumbles over.

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from twmaml.configuration.build import Parts, build_parts
 from twmaml.configuration.settings import Settings, read_settings
 from twmaml.errors import ConfigurationError, ExpectedError
+from twmaml.jobs.process import allow_open_files
 from twmaml.storage.run_folder import Finished, RunFolder, State
 from twmaml.training.group import train_runs
 from twmaml.training.memory import check_memory
@@ -45,8 +46,7 @@ class Job:
     """As composed, interpolations resolved."""
     settings: Settings
     folder: Path
-    choices: Mapping[str, str]
-    """Of the configuration groups."""
+    choices: Mapping[str, str]  # by configuration group
     sweep: Path | None
     """The folder of the sweep that it is part of."""
     runs: Sequence[RunFolder]
@@ -57,6 +57,7 @@ class Job:
         hydra_config = HydraConfig.get()
         config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
         settings = read_settings(OmegaConf.create(config))
+        allow_open_files(len(settings.seeds), settings.wandb.mode != "disabled")
         folder = Path(hydra_config.runtime.output_dir)
         choices = {group: str(hydra_config.runtime.choices[group]) for group in GROUPS}
         sweep = Path(hydra_config.sweep.dir) if hydra_config.mode == RunMode.MULTIRUN else None

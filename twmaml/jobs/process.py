@@ -61,8 +61,8 @@ def allow_open_files(runs: int, wandb: bool) -> None:
         return
     if hard != resource.RLIM_INFINITY and needed > hard:
         raise ConfigurationError(
-            f"{runs} runs at once need {needed} open files, and the system allows {hard} (ulimit -Hn); "
-            "raise that, or lower hydra.launcher.group_size"
+            f"{runs} runs at once need {needed} open files, and the system allows {hard} (ulimit -Hn): raise that, or "
+            "train fewer at once (hydra.launcher.group_size, seed)"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 def sweep(groups: Sequence[Described], folder: Path) -> Iterator[RunGroup]:
     """Makes ready to train groups of jobs, each as one program; refuses those that the machine is too small for."""
     prepare_jax()
+    folder = folder.absolute()
     checked: set[str] = set()
     for number, (overrides, config) in [job for group in groups for job in group.items()]:
         if build_key(config) not in checked:
@@ -54,13 +55,13 @@ def sweep(groups: Sequence[Described], folder: Path) -> Iterator[RunGroup]:
         drawing_executor(sum(runs)) as drawing,
         SweepTerminal(steps, sum(map(len, groups))) as terminal,
     ):
-        going = Sweep(groups, folder.absolute(), terminal, stop, drawing)
+        going = Sweep(groups, folder, terminal, stop, drawing)
         try:
             yield going.run_group
         finally:
             terminal.finish([], going.paths)
             if stop.asked:
-                terminal.say(f"  go on with {resume_command(folder.absolute())}")
+                terminal.say(f"  go on with {resume_command(folder)}")
 
 
 class Sweep:

@@ -1,8 +1,8 @@
 """The task function that Hydra calls."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, closing, suppress
+from collections.abc import Mapping
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.twmaml_launcher.contract import Described, RunGroup
 from twmaml.configuration.settings import read_settings
 from twmaml.figures.pool import drawing_executor
 from twmaml.jobs.job import (
@@ -24,7 +23,7 @@ from twmaml.jobs.job import (
     states_in,
     train_jobs,
 )
-from twmaml.jobs.process import allow_open_files, prepare_jax, stop_on_interrupt
+from twmaml.jobs.process import prepare_jax, stop_on_interrupt
 from twmaml.jobs.report import closing_paths, closing_table, describe, resume_command
 from twmaml.jobs.sweep import sweep
 from twmaml.jobs.terminal import Terminal
@@ -53,21 +52,10 @@ class TrainTask:
         with suppress(CheckpointError):  # which is a matter of that job alone
             states_in(config, folder)
 
-    def group_key(self, config: Mapping[str, Any]) -> str:
-        """Equal for jobs that one program can train."""
-        return group_key(config)
-
-    def finished(self, config: Mapping[str, Any], folder: Path) -> float | None:
-        """The result of a job that an earlier process has finished; None if something is left to do."""
-        return finished_job(config, folder)
-
-    def prepare(self, cfg: DictConfig) -> Job:
-        """Opens the folders of a job's runs."""
-        return Job.open(cfg)
-
-    def sweep(self, groups: Sequence[Described], folder: Path) -> AbstractContextManager[RunGroup]:
-        """Makes ready to train groups of jobs, one after the other."""
-        return sweep(groups, folder)
+    group_key = staticmethod(group_key)
+    finished = staticmethod(finished_job)
+    prepare = staticmethod(Job.open)
+    sweep = staticmethod(sweep)
 
 
 def train_job(cfg: DictConfig) -> float:
@@ -89,7 +77,6 @@ def train_job(cfg: DictConfig) -> float:
             return result
         seeds, steps = len(job.runs), job.settings.steps
         left = sum(not isinstance(run.state, Finished) for run in job.runs)
-        allow_open_files(seeds, job.settings.wandb.mode != "disabled")
         title, facts = describe(job)
         with (
             stop_on_interrupt() as stop,

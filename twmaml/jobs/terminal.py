@@ -100,12 +100,7 @@ class Terminal:
 
 
 class SweepTerminal(Terminal):
-    """The output of a sweep: one bar for all of it, and a line for the jobs that differ only in their seed.
-
-    Args:
-        steps: meta-steps of each group, which run one after the other.
-        jobs: in all groups.
-    """
+    """The output of a sweep: one bar for all of its groups, and a line for the jobs that differ only in their seed."""
 
     def __init__(self, steps: Sequence[int], jobs: int) -> None:
         super().__init__(sum(steps), losses_if_narrow=False)

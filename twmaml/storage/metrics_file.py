@@ -13,7 +13,7 @@ import numpy as np
 from twmaml.errors import ExpectedError
 
 NO_FIT = "is not the file that the checkpoint is of; choose another folder"
-"""What is wrong with a metrics.csv."""
+"""The fault of a metrics.csv that belongs to another run."""
 
 
 class Mark(NamedTuple):

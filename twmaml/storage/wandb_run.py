@@ -136,7 +136,7 @@ class WandbRun:
 
 
 def resolve_wandb_mode(mode: WandbMode) -> Literal["online", "offline", "disabled"]:
-    """What `auto` means here: WANDB_MODE if set, online if there is a key, otherwise offline."""
+    """The meaning of `auto` here: WANDB_MODE if set, online if there is a key, otherwise offline."""
     if mode != "auto":
         return mode
     for chosen in ("online", "offline", "disabled"):

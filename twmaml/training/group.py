@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 MEMORY_SHARE = 0.8
-"""Of the memory that is free when a program is compiled, the part that it may take."""
+"""The part of the free memory that a program may take."""
 
 
 def train_runs(

@@ -18,7 +18,7 @@ class Need(NamedTuple):
     what: str
     least_bytes: float
     keys: str
-    """Those that it depends on, with their values."""
+    """Keys that it depends on, with their values."""
 
 
 def check_memory(needs: Iterable[Need]) -> None:

@@ -60,15 +60,12 @@ class RunSpec:
     """A run before it begins, or goes on."""
 
     folder: Path
-    start: State
-    """Of the folder."""
+    start: State  # of the folder
     seed: int
     title: str
     sampler: Sampler
-    config: dict[str, Any]
-    """Of the job."""
-    wandb: Mapping[str, Any]
-    """Arguments of `WandbRun`."""
+    config: dict[str, Any]  # of the job
+    wandb: Mapping[str, Any]  # arguments of `WandbRun`
 
 
 @dataclass(kw_only=True)
@@ -316,5 +313,5 @@ def unpack_results(arrays: Mapping[str, np.ndarray]) -> Results:
 
 
 def running(runs: Sequence[Recorder]) -> list[Recorder]:
-    """Those of the runs that have not come to their end."""
+    """The runs that have not come to their end."""
     return [run for run in runs if run.running]
