@@ -722,12 +722,12 @@ def test_blue_is_better_and_kinds_have_names(visit):
         (red, _, blue, _), (other_red, _, other_blue, _) = pixels
         assert blue > red
         assert other_red > other_blue
-        assert {"Alpha", "Beta"} <= set(page.locator("#heatmaps figure svg text").all_inner_texts())
+        assert {"Alpha", "Beta"} <= set(page.locator("#heatmaps figure svg text").all_text_contents())
         x, y = cell_place(page, "delta", 1, 3, 2, 25)
         page.mouse.move(x, y)
         assert "kind Beta" in page.inner_text("#tip")
         page.select_option("#view", "1")
-        assert {"Alpha", "Beta"} <= set(page.locator("#heatmaps figure svg text").all_inner_texts())
+        assert {"Alpha", "Beta"} <= set(page.locator("#heatmaps figure svg text").all_text_contents())
 
 
 def test_the_table_is_whole_at_1280_pixels(visit, data):
