@@ -1,4 +1,4 @@
-"""What a job tells in the terminal: what it is about to do, how it stands, what came of it and where that is."""
+"""The words of a job in the terminal: its aim, its state, its results and where they are."""
 
 import math
 import shlex
@@ -105,7 +105,7 @@ def upload_command(folders: str) -> str:
 
 
 def jobs_title(jobs: Sequence[tuple[Sequence[str], Mapping[str, Any]]]) -> str:
-    """What sets some jobs of a sweep apart from the others, and their seeds.
+    """The overrides that set some jobs of a sweep apart from the others, and their seeds.
 
     Args:
         jobs: of each the overrides that set it apart, and its configuration.
