@@ -139,7 +139,7 @@ def draw_distribution(comparison: Comparison) -> Figure:
         share = estimate(np.array([[(of_run >= as_cost(at, lead)).mean() for at in x] for of_run in costs]), np.mean)
         curves[name] = share._replace(value=np.where(share.value > 0, share.value, np.nan))
     draw_lines(comparison, axes, x, curves, log_scale=True)
-    axes.set(xlabel=label_of(lead), ylabel=f"share of the cells with at {least} this")
+    axes.set(xlabel=label_of(lead), ylabel=f"share of the cells with at {least} this value")
     if lead.logarithmic:
         use_log_scale(axes.xaxis)
     return figure
