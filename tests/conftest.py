@@ -52,7 +52,7 @@ SAMPLERS = {
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_once(tmp_path_factory):
-    """What one test has compiled, the others of this process find in a cache."""
+    """A cache, in which tests find what others of this process have compiled."""
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 

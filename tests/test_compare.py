@@ -11,7 +11,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from tests.conftest import succeed, write_run
+from tests.conftest import GRID, succeed, write_run
+from twmaml.storage.pictures_file import Pictures
 
 FIGURES = ["differences", "distribution", "health", "heatmaps", "improvement", "inner_steps", "learning_curves"]
 FIGURES += ["parameters", "visits"]
@@ -146,6 +147,25 @@ def test_a_mistake_ends_in_one_line(arguments, line, sweep, compare, tmp_path):
     assert process.returncode == 1
     assert process.stderr.startswith(f"twmaml: {line}")
     assert len(process.stderr.splitlines()) == 1
+
+
+def interval(low, high, **more):
+    return {"_target_": "twmaml.space.axis.Interval", "low": low, "high": high, "cells": 4, **more}
+
+
+@pytest.mark.parametrize("module", ["twmaml.tasks.sinusoid", "a_module_of_ones_own"])
+def test_pictures_are_drawn_by_families_that_may_be_built(module, compare, tmp_path):
+    x = np.linspace(-5, 5, 9)
+    arrays = {"x": x, "targets": np.sin(x), "predictions": np.zeros((6, 9)), "support_inputs": x, "support_targets": x}
+    pictures = Pictures(np.asarray(GRID.centres()[:3]), {name: np.stack([array] * 3) for name, array in arrays.items()})
+    axes = {"amplitude": interval(0.0, 4.0), "phase": interval(0.0, 180.0, unit="deg")}
+    family = {"_target_": f"{module}.Sinusoid", **axes, "frequency": 1.0, "x_low": -5.0, "x_high": 5.0}
+    (tmp_path / "a_module_of_ones_own.py").write_text("open('executed', 'w')")
+    write_run(tmp_path / "run", task_config=family, pictures=pictures)
+    succeed(compare("run"))
+    drawn = {path.stem for path in (tmp_path / "run" / "comparison" / "figures").iterdir()}
+    assert ("pictures" in drawn) == module.startswith("twmaml.")
+    assert not (tmp_path / "executed").exists()
 
 
 def test_a_real_sweep_can_be_compared(train, compare, tmp_path):

@@ -10,8 +10,8 @@ from jaxtyping import Array
 from omegaconf import OmegaConf
 
 from twmaml.adaptation.base import Adaptation, adapt, bind
-from twmaml.configuration.build import build_model, build_part, refuse_foreign
 from twmaml.configuration.composition import compose_configuration
+from twmaml.configuration.instantiation import build_model, build_part, refuse_foreign
 from twmaml.errors import ConfigurationError
 from twmaml.models.base import Model
 from twmaml.storage.checkpoint import CheckpointError, newest, unpack

@@ -69,7 +69,7 @@ class Statistic(NamedTuple):
     """Its name in metrics.csv, for the score; None where only comparisons have it."""
     label: str
     function: Callable[[np.ndarray], Any]
-    """Of costs."""
+    """Takes costs."""
     of_tasks: bool = False
     """Whether of single tasks; otherwise of the means of cells."""
     tail: int | None = None

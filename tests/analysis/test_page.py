@@ -716,18 +716,19 @@ def test_blue_is_better_and_kinds_have_names(visit):
     data["heatmaps"]["differences"][0]["1"]["5000"] = {"delta": [1.0] * 25 + [-1.0] * 25}
     with visit(data, hash="#heat=difference") as page:
         pixels = page.evaluate(
-            """() => { const canvas = document.querySelector("canvas"), context = canvas.getContext("2d");
-            return [0.25, 0.75].map((x) => [...context.getImageData(x * canvas.width, 9, 1, 1).data]); }"""
+            """() => { const canvas = document.querySelector("canvas"), wide = canvas.width;
+            const row = canvas.getContext("2d").getImageData(0, 9, wide, 1).data;
+            return [0.25, 0.75].map((x) => [...row.slice(4 * Math.round(x * wide), 4 * Math.round(x * wide) + 4)]); }"""
         )
         (red, _, blue, _), (other_red, _, other_blue, _) = pixels
         assert blue > red
         assert other_red > other_blue
-        assert {"Alpha", "Beta"} <= set(page.locator("#heatmaps figure svg text").all_inner_texts())
+        assert {"Alpha", "Beta"} <= set(page.locator("#heatmaps figure svg text").all_text_contents())
         x, y = cell_place(page, "delta", 1, 3, 2, 25)
         page.mouse.move(x, y)
         assert "kind Beta" in page.inner_text("#tip")
         page.select_option("#view", "1")
-        assert {"Alpha", "Beta"} <= set(page.locator("#heatmaps figure svg text").all_inner_texts())
+        assert {"Alpha", "Beta"} <= set(page.locator("#heatmaps figure svg text").all_text_contents())
 
 
 def test_the_table_is_whole_at_1280_pixels(visit, data):

@@ -139,7 +139,7 @@ def draw_distribution(comparison: Comparison) -> Figure:
         share = estimate(np.array([[(of_run >= as_cost(at, lead)).mean() for at in x] for of_run in costs]), np.mean)
         curves[name] = share._replace(value=np.where(share.value > 0, share.value, np.nan))
     draw_lines(comparison, axes, x, curves, log_scale=True)
-    axes.set(xlabel=label_of(lead), ylabel=f"share of the cells with at {least} this")
+    axes.set(xlabel=label_of(lead), ylabel=f"share of the cells with at {least} this value")
     if lead.logarithmic:
         use_log_scale(axes.xaxis)
     return figure
@@ -171,7 +171,7 @@ def draw_improvement(comparison: Comparison) -> Figure | None:
     if len(names) < 2:
         return None
     side, label = max(2.6, 0.78 * len(names)), names_width(comparison, 8)
-    room = {"left": 0.3, "right": 0.9, "bottom": 0.2 + 0.8 * label, "top": 0.3}
+    room: dict[str, Any] = {"left": 0.3, "right": 0.9, "bottom": 0.2 + 0.8 * label, "top": 0.3}
     figure, ((*panels,),) = sheet(
         comparison,
         1,
@@ -197,7 +197,7 @@ def _show_matrix(axes: Axes, names: Sequence[str], found: Mapping[tuple[str, str
     matrix = np.array([[found[a, b].value[k] if a != b else np.nan for b in names] for a in names])
     for i, j in np.ndindex(matrix.shape):
         if i != j:
-            interval = found[names[i], names[j]]
+            interval = found[names[int(i)], names[int(j)]]
             text = f"{matrix[i, j]:.2f}\n[{interval.low[k]:.2f}, {interval.high[k]:.2f}]"
             dark = abs(matrix[i, j] - 0.5) > 0.35
             axes.text(j, i, text, ha="center", va="center", fontsize=6.5, color="white" if dark else "black")
@@ -275,8 +275,8 @@ def draw_visits(comparison: Comparison) -> Figure | None:
     """How often cells were drawn against how hard their tasks are in the end."""
     found = {}
     for arm in comparison.arms:
-        visits = [_visits_in_the_end(comparison, run) for run in arm.runs]
-        if any(of_run is None for of_run in visits):
+        visits = [of_run for run in arm.runs if (of_run := _visits_in_the_end(comparison, run)) is not None]
+        if len(visits) < len(arm.runs):  # of tasks for which the queue has no cells
             return None
         values = mean_of_known(np.array([_values(comparison, run) for run in arm.runs]))
         found[arm.name] = values, np.mean(visits, axis=0)

@@ -52,7 +52,7 @@ class Evaluations:
     values: Mapping[str, np.ndarray]
     """The score's under `loss`, the others' under their keys; each [evaluations, tasks, inner steps + 1]."""
     queue_losses: np.ndarray | None
-    """What the queue held for the cell of each task, [evaluations, tasks]; NaN where it had not been visited. None
+    """The queue's loss for the cell of each task, [evaluations, tasks]; NaN where it had not been visited. None
     where the queue has no cells for these tasks."""
     visits: np.ndarray | None
     """How often that cell had been drawn, [evaluations, tasks]; None likewise."""
@@ -158,7 +158,7 @@ def _judged_by(run: FinishedRun) -> dict[str, Any]:
 
 
 def _difference(run: FinishedRun, other: FinishedRun) -> str:
-    """What sets a run apart from the common kind."""
+    """The keys that set a run apart from the common kind."""
     ours, theirs = _judged_by(run), _judged_by(other)
     keys = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
     return ", ".join(f"{key}={ours.get(key)}" for key in keys[:3]) or run.choices["task"]

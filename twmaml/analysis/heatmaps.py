@@ -39,7 +39,7 @@ def draw_heatmaps(comparison: Comparison) -> Figure:
     views, batches, (beside, below) = views_of(grid), in_rows(list(maps)), rooms_of(grid)
     title = 0.13 + 0.17 * (lines_in(map(wrapped, maps)) + 1)
     count = len(kinds) * len(views) * len(batches)
-    room = {"top": title, "right": 0.85, "left": 0.75 + beside, "bottom": 0.5 + below}
+    room: dict[str, Any] = {"top": title, "right": 0.85, "left": 0.75 + beside, "bottom": 0.5 + below}
     note = "where a seed diverged, mean over the others"
     size = 3.5 + beside, 2.7 + title + below
     figure, rows = sheet(comparison, count, len(batches[0]), *size, heading=heading, note=note, **room)

@@ -59,7 +59,7 @@ def leading(metrics: Sequence[Metric]) -> Metric:
 
 
 def prefix_of(metric: Metric, metrics: Sequence[Metric]) -> str:
-    """What the keys of a metric's measures begin with: nothing for the score."""
+    """The beginning of the keys of a metric's measures: nothing for the score."""
     return "" if metric == metrics[0] else f"{metric.key}_"
 
 

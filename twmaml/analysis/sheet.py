@@ -135,19 +135,23 @@ def sheet(
     figure.text(edge / whole, 1 - edge / tall, heading, va="top", fontsize=11, fontweight="bold")
     figure.text(edge / whole, edge / tall, note, va="bottom", fontsize=8)
     if legend:
-        figure.legend(
-            handles=handles,
-            loc="upper left",
-            bbox_to_anchor=(edge / whole, 1 - heading_height / tall),
-            ncols=min(beside, len(handles)),
-            frameon=False,
-            fontsize=9,
-            handlelength=3,
-            borderpad=0,
-            borderaxespad=0,
-            labelspacing=0.3,
-        )
+        _add_legend(figure, handles, (edge / whole, 1 - heading_height / tall), min(beside, len(handles)))
     return figure, panels
+
+
+def _add_legend(figure: Figure, handles: Sequence[Line2D], corner: tuple[float, float], columns: int) -> None:
+    figure.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=corner,
+        ncols=columns,
+        frameon=False,
+        fontsize=9,
+        handlelength=3,
+        borderpad=0,
+        borderaxespad=0,
+        labelspacing=0.3,
+    )
 
 
 def draw_lines(

@@ -30,7 +30,7 @@ class FigureProcesses(ProcessPoolExecutor):
 
 
 def drawing_executor(runs: int) -> Executor:
-    """What draws figures beside the training: a thread for a run, a process a core for several."""
+    """An executor that draws figures beside the training: a thread for a run, a process a core for several."""
     workers = min(runs, count_cores())
     if workers == 1:
         return ThreadPoolExecutor(1)
@@ -38,7 +38,7 @@ def drawing_executor(runs: int) -> Executor:
 
 
 def _prepare_to_draw() -> None:
-    """What is imported stays, so the garbage collector need not look at it again: a tenth of the time to draw."""
+    """Imports what drawing needs, and spares the garbage collector from looking at it: a tenth of the time to draw."""
     importlib.import_module("twmaml.figures.run")
     gc.freeze()
 

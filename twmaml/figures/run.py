@@ -78,7 +78,7 @@ Draw = Callable[[FigureData], Figure | None]
 
 
 class Drawn(NamedTuple):
-    """What came of drawing."""
+    """The result of drawing."""
 
     paths: list[Path]
     failures: list[str]
@@ -109,7 +109,7 @@ def draw_all(data: FigureData, folder: Path, figures: Mapping[str, Draw] | None 
 
 
 def draw_queue(data: FigureData) -> Figure:
-    """What the queue knows of each cell, and how likely the cell is to be drawn."""
+    """The queue's knowledge of each cell, and how likely the cell is to be drawn."""
     grid = data.grid
     rows = {
         f"latest {label_of(data.metrics[0])}": np.asarray(data.queue.losses),

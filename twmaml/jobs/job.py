@@ -24,6 +24,9 @@ from twmaml.training.memory import check_memory
 from twmaml.training.plan import Plan, Stop
 from twmaml.training.recorder import Progress, RunResult, RunSpec, Shared
 
+_MANY_CELLS = 100_000
+"""Cells from which on samplers share no program: choosing among them copies the queue, which then takes longer."""
+
 GROUPS = ("sampler", "task", "model", "adaptation")
 
 
@@ -82,7 +85,7 @@ class Job:
     @property
     def parts(self) -> Parts:
         """Whatever it is configured to train, built."""
-        return build_once(self.config, self.settings)
+        return build_once(self.config)
 
     def specs(self) -> list[RunSpec]:
         """Its runs."""
@@ -118,7 +121,8 @@ def run_folders(folder: Path, seed: int | Sequence[int]) -> list[Path]:
 
 def group_key(config: Mapping[str, Any]) -> str:
     """Equal for jobs that one program can train: those which differ only in what is a run's own."""
-    return _without(config, ("seed", "wandb", "sampler", "sampling"))
+    size = build_once(config).learner.family.grid.size
+    return _without(config, ("seed", "wandb", *(("sampler", "sampling") if size < _MANY_CELLS else ())))
 
 
 def build_key(config: Mapping[str, Any]) -> str:
@@ -133,11 +137,12 @@ def _without(config: Mapping[str, Any], keys: Sequence[str]) -> str:
 _built: dict[str, Parts] = {}
 
 
-def build_once(config: Mapping[str, Any], settings: Settings) -> Parts:
+def build_once(config: Mapping[str, Any]) -> Parts:
     """The parts of a job, built only once for all jobs that have the same."""
     key = build_key(config)
     if key not in _built:
-        _built[key] = build_parts(OmegaConf.create(dict(config)), settings)
+        cfg = OmegaConf.create(dict(config))
+        _built[key] = build_parts(cfg, read_settings(cfg))
     return _built[key]
 
 

@@ -29,7 +29,7 @@ class EvaluationRecord(NamedTuple):
     tasks: np.ndarray
     """Parameters in their configured units, [tasks, axes]."""
     queue_losses: np.ndarray | None
-    """What the queue held for the cell of each task, NaN where it had not been visited; None where the queue has no
+    """The queue's loss for the cell of each task, NaN where it had not been visited; None where the queue has no
     cells for these tasks."""
     visits: np.ndarray | None
     """How often that cell had been drawn; None likewise."""

@@ -41,7 +41,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def damaged(path: Path, error: Exception) -> DamagedFileError:
-    """What is wrong with a file, by the error that reading it has ended in."""
+    """The error that names a file as damaged, for the one that reading it has ended in."""
     return DamagedFileError(f"{path.name} is damaged: {' '.join(str(error).split())[:120]}")
 
 

@@ -21,7 +21,7 @@ class Pictures(NamedTuple):
 
     def of(self, index: int) -> dict[str, np.ndarray]:
         """The picture of one task."""
-        return {name: array[index] for name, array in self.arrays.items()}
+        return {name: np.asarray(array[index]) for name, array in self.arrays.items()}
 
 
 def write(folder: Path, pictures: Pictures) -> None:

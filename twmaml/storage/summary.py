@@ -19,7 +19,7 @@ _PACKAGES = ("twmaml", "jax", "jaxlib", "optax", "numpy", "hydra-core", "wandb")
 
 
 class Summary(NamedTuple):
-    """What is known of a run that has ended."""
+    """The end of a run."""
 
     status: str
     """`finished`, `interrupted`, or `failed: ` and the one line that says why."""

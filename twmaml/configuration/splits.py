@@ -1,0 +1,110 @@
+"""The families that runs are judged on: the training one, and versions of it."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from twmaml.configuration.instantiation import build_part
+from twmaml.configuration.settings import EvaluationSettings, SplitSettings
+from twmaml.errors import ConfigurationError, one_line
+from twmaml.meta_learning.evaluation import Evaluation
+from twmaml.meta_learning.learner import MetaLearner
+from twmaml.space.grid import ParameterGrid
+from twmaml.tasks.base import TaskFamily
+
+_MOST_TASKS = 1_000_000  # of an evaluation; they take minutes
+
+
+def build_splits(
+    learner: MetaLearner, task: Mapping[str, Any], asked: EvaluationSettings
+) -> tuple[dict[str, Evaluation], dict[str, Any]]:
+    """The evaluation of every split, and the arrays of its family; those of training under `train`.
+
+    Args:
+        learner: with the training family.
+        task: the configuration of that family.
+        asked: the keys under `evaluation`.
+
+    Raises:
+        ConfigurationError: for the first thing that is wrong.
+    """
+    data = {"train": _data_of(learner.family, task)}
+    evaluations = {}
+    for name, split in asked.splits.items():
+        family, own = learner.family, task
+        if split.task:
+            own = merge_task(task, split.task)
+            family = _build_family(own, name)
+        data[name] = _data_of(family, own)
+        evaluations[name] = _build_evaluation(replace(learner, family=family), name, split, asked, learner.family)
+    return evaluations, data
+
+
+_loaded: dict[str, Any] = {}
+
+
+def _data_of(family: TaskFamily, task: Mapping[str, Any]) -> Any:
+    """The arrays of a family, loaded once a process for all jobs that have the same."""
+    key = json.dumps(task, sort_keys=True, default=str)
+    if key not in _loaded:
+        _loaded[key] = family.data()
+    return _loaded[key]
+
+
+def merge_task(task: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The task of a split: the training one with changes; a value with `_target_` replaces what stands there."""
+    merged = dict(task)
+    for key, value in changes.items():
+        there = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(there, Mapping) and "_target_" not in value:
+            value = merge_task(there, value)
+        merged[key] = value
+    return merged
+
+
+def _build_family(task: Mapping[str, Any], name: str) -> TaskFamily:
+    """The family of a split."""
+    key = f"evaluation.splits.{name}.task"
+    try:
+        return build_part(OmegaConf.create({"task": task}), "task", TaskFamily)
+    except ConfigurationError as error:
+        raise ConfigurationError(re.sub(r"^task", key, str(error))) from error
+
+
+def _build_evaluation(
+    learner: MetaLearner, name: str, split: SplitSettings, asked: EvaluationSettings, training: TaskFamily
+) -> Evaluation:
+    """A split, judged as `evaluation` says where it says nothing of its own."""
+    grid = learner.family.grid
+    agree = _ranges(grid) == _ranges(training.grid)
+    cells = asked.cells if split.cells is None else split.cells
+    prefix = "evaluation" if split.cells is None else f"evaluation.splits.{name}"
+    try:
+        grid = grid.evaluation_grid() if cells is None else grid.with_cells(cells)
+    except ValueError as error:
+        key = "task: evaluation_cells of the axes" if cells is None else f"{prefix}.cells={cells}"
+        raise ConfigurationError(f"{key}: {one_line(error)}") from error
+    draws = asked.draws if split.draws is None else split.draws
+    if grid.size * draws > _MOST_TASKS:
+        raise ConfigurationError(
+            f"evaluation.cells={[*grid.shape]} evaluation.draws={draws}: make {grid.size * draws} evaluation tasks. "
+            f"At most {_MOST_TASKS} are allowed"
+        )
+    return Evaluation(
+        learner=learner,
+        grid=grid,
+        steps=asked.steps,
+        draws=draws,
+        queries=asked.queries if split.queries is None else split.queries,
+        seed=asked.seed if split.seed is None else split.seed,
+        queue_grid=training.grid if agree else None,
+    )
+
+
+def _ranges(grid: ParameterGrid) -> dict[str, Any]:
+    """The axes without what only evaluation asks for."""
+    return {name: axis.with_cells(axis.cells) for name, axis in grid.axes.items()}
