@@ -6,10 +6,8 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from hydra_plugins.twmaml_launcher.contract import Described, RunGroup
-from twmaml.configuration.settings import listed, read_settings
+from twmaml.configuration.settings import listed
 from twmaml.errors import ConfigurationError
 from twmaml.figures.pool import drawing_executor
 from twmaml.jobs.job import (
@@ -42,7 +40,7 @@ def sweep(groups: Sequence[Described], folder: Path) -> Iterator[RunGroup]:
         if build_key(config) not in checked:
             checked.add(build_key(config))
             try:
-                check_machine(build_once(config, read_settings(OmegaConf.create(dict(config)))))
+                check_machine(build_once(config))
             except ConfigurationError as error:
                 raise ConfigurationError(f"job {number} ({' '.join(overrides)}): {error}") from error
     configs = [[config for _, config in group.values()] for group in groups]

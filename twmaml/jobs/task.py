@@ -8,9 +8,8 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from twmaml.configuration.settings import read_settings
 from twmaml.figures.pool import drawing_executor
 from twmaml.jobs.job import (
     Job,
@@ -48,7 +47,7 @@ class TrainTask:
     def validate(self, config: Mapping[str, Any], folder: Path) -> None:
         """Checks all that a job could stumble over before it compiles."""
         prepare_jax()
-        build_once(config, read_settings(OmegaConf.create(dict(config))))
+        build_once(config)
         with suppress(CheckpointError):  # which is a matter of that job alone
             states_in(config, folder)
 
