@@ -161,13 +161,13 @@ def test_axes_of_the_leading_metric_are_linear_and_labelled(sweep):
     (axes,) = axes_of("distribution", sweep[1])
     assert ACCURACY.label in axes.get_xlabel()
     for line in axes.lines:
-        share = line.get_ydata()
+        share = np.asarray(line.get_ydata())
         assert np.all(np.diff(share[np.isfinite(share)]) >= 0)  # more cells have at most a higher accuracy
 
 
 def test_pictures_are_drawn_as_the_family_says_in_the_colour_of_the_sampler(sweep):
     panels = axes_of("pictures", sweep[1])
-    assert [axes.lines[0].get_ydata()[0] for axes in panels[:3]] == [0, 1, 2]
+    assert [np.asarray(axes.lines[0].get_ydata())[0] for axes in panels[:3]] == [0, 1, 2]
     assert len({to_rgb(axes.lines[0].get_color()) for axes in panels}) == 3
     assert all("kind Alpha" in axes.get_title() for axes in panels)
     assert FIGURES["pictures"](Comparison(sweep[1].arms, "uniform")) is None  # nobody there who could draw them

@@ -117,6 +117,7 @@ def test_runs_of_different_length_are_shown_where_both_were_evaluated(tmp_path):
 def test_cells_without_visits_are_shown(tmp_path):
     comparison = compare(tmp_path, ["uniform"], seeds=1)
     (run,) = comparison.arms[0].runs
+    assert run.evaluations.visits is not None
     run.evaluations.visits[-1, :5] = 0
     axes = axes_of("visits", comparison)[0]
     places = axes.transData.transform(axes.lines[0].get_xydata())

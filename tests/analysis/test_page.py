@@ -640,7 +640,10 @@ def degenerate():
         "holes": holes,
         "flat": flat,
         "huge": {**plain, "curves": json.loads(re.sub(r"(\d+\.\d+)", r"\1e9", json.dumps(plain["curves"])))},
-        "unknown cells": {**plain, "heatmaps": {**_unknown(plain["heatmaps"]), "views": plain["heatmaps"]["views"]}},
+        "unknown cells": {
+            **plain,
+            "heatmaps": {key: part if key == "views" else _unknown(part) for key, part in plain["heatmaps"].items()},
+        },
     }
 
 

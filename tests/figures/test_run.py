@@ -49,7 +49,7 @@ def make_data(grid, values=None, metrics=(SCORE,), steps=10, **more):
     values = {"loss": some, **{metric.key: 100 * np.exp(-some) for metric in metrics[1:]}} if values is None else values
     rows = [{"train/loss": np.nan}, {"train/loss": 1.0}]
     rows = [{**row, **summarize(values, metrics, 1)} for row in rows]
-    queue = PriorityQueue(some[:, 0], some[:, 1], np.arange(grid.size), np.arange(grid.size))
+    queue = PriorityQueue(*map(jnp.asarray, (some[:, 0], some[:, 1], np.arange(grid.size), np.arange(grid.size))))
     data = FigureData(
         title="test",
         grid=grid,
@@ -114,7 +114,9 @@ def test_each_metric_is_shown_with_its_label_and_its_good_end(tmp_path):
     assert not drawn.failures
     assert {path.stem for path in drawn.paths} == set(FIGURES) - {"pictures"}  # the family has none
     maps = [axes for axes in draw_evaluation(data).axes if axes.images]
-    bright = [axes.images[0].cmap(axes.images[0].norm(np.array([0.0, 100.0])))[:, :3].sum(axis=1) for axes in maps]
+    bright = [
+        np.asarray(axes.images[0].cmap(axes.images[0].norm(np.array([0.0, 100.0]))))[:, :3].sum(axis=1) for axes in maps
+    ]
     assert bright[0][0] < bright[0][1]  # little loss is dark
     assert bright[1][0] > bright[1][1]  # so is much accuracy
     for figure in (draw_evaluation(data), draw_adaptation(data)):

@@ -7,7 +7,7 @@ from twmaml.analysis.finished_runs import FinishedRun
 
 
 def units_of(comparison: Comparison) -> list[str]:
-    """The units that budgets are counted in; seconds only if the speed of every run was measured, under equal conditions."""
+    """Units of budgets; seconds only if the speed of every run was measured, under equal conditions."""
     summaries = [run.summary for arm in comparison.arms for run in arm.runs]
     conditions = {(summary.device, summary.runs_at_once) for summary in summaries}
     alike = len(conditions) == 1 and None not in next(iter(conditions))
