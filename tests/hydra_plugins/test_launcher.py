@@ -3,8 +3,10 @@
 import json
 import logging
 import os
+import pickle
 import re
 import signal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,17 +15,21 @@ from hydra._internal.callbacks import Callbacks
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import run_job
 from hydra.test_utils.launcher_common_tests import LauncherTestSuite
 from hydra.types import HydraContext, RunMode
 from hydra.version import _UNSPECIFIED_, VersionBase
 from omegaconf import OmegaConf
 
-from hydra_plugins.twmaml_launcher.launcher import group_jobs
+from hydra_plugins.twmaml_launcher.contract import TakesComposed, VectorisedTask
+from hydra_plugins.twmaml_launcher.launcher import VectorisedLauncher, ended, entered, group_jobs
 from hydra_plugins.twmaml_launcher.logs import log_to_folders
 from hydra_plugins.twmaml_launcher.sweep_job import SweepJob, SweepJobs
-from tests.conftest import read_wandb, succeed, wait_for_rows
+from tests.conftest import contents, read_wandb, succeed, wait_for_rows
 from twmaml.configuration.config_files import configuration_folder, register_resolvers
 from twmaml.jobs.job import group_key
+from twmaml.jobs.task import TrainTask
 from twmaml.storage.files import run_log
 from twmaml.storage.metrics_file import read_metrics
 
@@ -223,7 +229,7 @@ def test_groups_that_are_too_large_or_do_not_fit_are_split(train, tmp_path):
             np.testing.assert_allclose(parts[name], values, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-FEW_FILES = ["bash", "-c", 'ulimit -Hn $0; ulimit -Sn 128; exec "$@"']
+FEW_FILES = ["bash", "-c", 'ulimit -Sn 128 && ulimit -Hn $0 && exec "$@"']
 """Before the number of files that a process may have open, if it asks for more than 128."""
 
 
@@ -298,26 +304,84 @@ def test_what_has_not_begun_when_a_sweep_is_stopped_does_not_begin(start, tmp_pa
     assert [path.parent.name for path in (tmp_path / "sweep").glob("*/metrics.csv")] == ["0"]
 
 
-def test_jobs_are_composed_as_hydra_composes_them():
+@pytest.fixture
+def composed():
+    """The configuration of a sweep as Hydra composes it, and what composes its jobs."""
     register_resolvers()
     search_path = create_config_search_path(configuration_folder())
     hydra = Hydra.create_main_hydra2(task_name="train", config_search_path=search_path)
-    try:
-        sweep = hydra.compose_config("train", ["steps=7", "hydra.job.chdir=false"], RunMode.MULTIRUN)
-        context = HydraContext(hydra.config_loader, Callbacks())
-        composer = SweepJobs(context, sweep)
-        for number, overrides in enumerate(
-            [["sampler=delta", "seed=3"], ["sampler=delta", "seed=4"], ["sampler=delta", "seed=[5,6]"], ["seed=7"]]
-        ):
-            composed: Any = OmegaConf.to_container(composer.compose(number, overrides).config)
-            expected: Any = OmegaConf.to_container(hydra.config_loader.load_sweep_config(sweep, overrides))
-            folder = composed["hydra"]["runtime"]["output_dir"]
-            assert folder.endswith(f"/{number}")
-            expected["hydra"]["job"] |= {"num": number, "id": str(number)}
-            expected["hydra"]["runtime"]["output_dir"] = folder
-            assert composed == expected
-    finally:
-        GlobalHydra.instance().clear()
+    yield lambda *overrides: (hydra.compose_config("train", [*overrides], RunMode.MULTIRUN), hydra.config_loader)
+    GlobalHydra.instance().clear()
+
+
+def test_jobs_are_composed_as_hydra_composes_them(composed):
+    sweep, loader = composed("steps=7", "hydra.job.chdir=false")
+    composer = SweepJobs(HydraContext(loader, Callbacks()), sweep)
+    for number, overrides in enumerate(
+        [["sampler=delta", "seed=3"], ["sampler=delta", "seed=4"], ["sampler=delta", "seed=[5,6]"], ["seed=7"]]
+    ):
+        job = composer.compose(number, overrides)
+        expected: Any = OmegaConf.to_container(loader.load_sweep_config(sweep, overrides))
+        assert str(job.folder).endswith(f"/{number}")
+        expected["hydra"]["job"] |= {"num": number, "id": str(number)}
+        expected["hydra"]["runtime"]["output_dir"] = str(job.folder)
+        assert OmegaConf.to_container(job.config) == expected
+
+
+class Witness:
+    """A callback that notes when it is called, and the surroundings of that."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_job_start(self, config, **_):
+        self.note("start", config)
+
+    def on_job_end(self, config, job_return, **_):
+        self.note("end", config, job_return.status, job_return.return_value, job_return.cfg.steps)
+
+    def note(self, *what):
+        folder = HydraConfig.get().runtime.output_dir
+        config = [str(each.hydra.job.num) if OmegaConf.is_config(each) else each for each in what]
+        self.seen.append([*config, Path(folder).name, Path.cwd().name, os.environ.get("TWMAML_ENTERED")])
+
+
+def test_a_job_is_entered_as_hydra_enters_it(composed, tmp_path):
+    witnesses, saved = [], []
+    for name in ("alone", "entered"):
+        own = ["hydra.job.chdir=true", "+hydra.job.env_set.TWMAML_ENTERED=yes", f"hydra.sweep.dir={tmp_path / name}"]
+        sweep, loader = composed("steps=7", *own)
+        context, witness = HydraContext(loader, Callbacks()), Witness()
+        context.callbacks.callbacks.append(witness)
+        job = SweepJobs(context, sweep).compose(3, ["seed=1"])
+        before = Path.cwd(), HydraConfig.instance().cfg
+
+        def task(cfg, job=job, witness=witness):
+            witness.note("inside", job.config, cfg.seed)
+            return 0.5
+
+        if name == "alone":
+            place: Any = {"job_dir_key": "hydra.sweep.dir", "job_subdir_key": "hydra.sweep.subdir"}
+            run_job(task, job.config, hydra_context=context, configure_logging=False, **place)
+        else:
+            with entered(job, context, task) as job_return:
+                ended(job_return, task(job_return.cfg))
+        assert before == (Path.cwd(), HydraConfig.instance().cfg)
+        assert "TWMAML_ENTERED" not in os.environ
+        witnesses.append(witness.seen)
+        files = contents(tmp_path / name)
+        saved.append({path: text.replace(str(tmp_path / name).encode(), b"") for path, text in files.items()})
+    assert [each[0] for each in witnesses[0]] == ["start", "inside", "end"]
+    assert witnesses[0] == witnesses[1]
+    assert len(saved[0]) == 3
+    assert saved[0] == saved[1]
+
+
+def test_task_and_launcher_keep_their_contracts():
+    assert isinstance(TrainTask(), VectorisedTask)
+    assert isinstance(VectorisedLauncher(1000), TakesComposed)
+    assert not isinstance(print, VectorisedTask)
+    assert isinstance(pickle.loads(pickle.dumps(TrainTask())), TrainTask)  # as launchers of processes do
 
 
 def job(number, chdir=False, env=None, **config):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from omegaconf import OmegaConf
 
 from tests.conftest import SMALL, contents, succeed, wait_for_rows
 from tests.storage.test_checkpoint import as_of_layout_1
+from twmaml.configuration.config_files import configuration_folder
 from twmaml.storage.checkpoint import newest, remove_after, steps_in
 from twmaml.storage.metrics_file import read_metrics
 
@@ -261,6 +263,30 @@ def test_the_last_line_after_a_signal_goes_on_with_the_run(train, start, tmp_pat
     succeed(train(*shlex.split(last.group(1)), steps, small=False))
     succeed(train("evaluation.every=1000000", steps, "hydra.run.dir=whole"))
     assert_equal_runs(tmp_path / "whole", folder)
+
+
+def test_resume_is_the_command_again_so_a_changed_yaml_is_refused_and_without_a_change_nothing_is_rewritten(
+    train, tmp_path, environment
+):
+    (tmp_path / "own/sampler").mkdir(parents=True)
+    mine = (Path(configuration_folder()) / "sampler/weighted.yaml").read_text()
+    (tmp_path / "own/sampler/mine.yaml").write_text(mine)
+    succeed(train("--config-dir=own", "sampler=mine", "checkpoint.every=20", "hydra.run.dir=run"))
+    go_back(tmp_path / "run", 40)
+    before = contents(tmp_path / "run")
+    resume: Any = {"args": [sys.executable, "-m", "twmaml.train", "resume=run"], "cwd": tmp_path, "env": environment}
+    (tmp_path / "own/sampler/mine.yaml").write_text(mine.replace("losses", "deltas"))
+    refused = subprocess.run(**resume, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    differing = "sampler.signal (losses there, deltas here); only"
+    assert refused.stderr.startswith(f"twmaml: run already holds a run of another configuration: {differing}")
+    assert contents(tmp_path / "run") == before
+    (tmp_path / "own/sampler/mine.yaml").write_text(mine)
+    subprocess.run(**resume, check=True)
+    assert json.loads((tmp_path / "run/summary.json").read_text())["status"] == "finished"
+    assert contents(tmp_path / "run/.hydra") == {
+        path.relative_to(".hydra"): content for path, content in before.items() if path.parts[0] == ".hydra"
+    }
 
 
 @pytest.mark.parametrize(

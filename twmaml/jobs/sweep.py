@@ -48,11 +48,8 @@ def sweep(groups: Sequence[Described], folder: Path) -> Iterator[RunGroup]:
     steps = [sum(config["steps"] * len(listed(config["seed"])) for config in group) for group in configs]
     for of_group, group in zip(runs, configs, strict=True):
         allow_open_files(of_group, any(config["wandb"]["mode"] != "disabled" for config in group))
-    with (
-        stop_on_interrupt() as stop,
-        drawing_executor(sum(runs)) as drawing,
-        SweepTerminal(steps, sum(map(len, groups))) as terminal,
-    ):
+    terminal = SweepTerminal(steps, sum(map(len, groups)))
+    with stop_on_interrupt() as stop, drawing_executor(sum(runs)) as drawing, terminal:
         going = Sweep(groups, folder, terminal, stop, drawing)
         try:
             yield going.run_group

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 from rich.console import Console
@@ -51,7 +50,7 @@ class Terminal:
         self._runs: dict[Path, RunResult] = {}
         self._before, self._label = 0, ""  # steps that were done before these, and a name for them
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Terminal":
         self._progress.start()
         return self
 
