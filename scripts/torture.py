@@ -42,7 +42,7 @@ def start(folder: Path, overrides: Sequence[str]) -> subprocess.Popen[bytes]:
 
 
 def last_step(folder: Path) -> int:
-    """Of the last row of metrics.csv, -1 if there is none; all rows must be whole."""
+    """The step of the last row of metrics.csv, -1 if there is none; all rows must be whole."""
     if not (folder / "metrics.csv").exists():
         return -1
     metrics = read_metrics(folder / "metrics.csv")
@@ -96,7 +96,7 @@ def disturb(folder: Path, overrides: Sequence[str], number: signal.Signals, at: 
 
 
 def differences(first: Path, second: Path) -> list[str]:
-    """What is not the same in two runs."""
+    """Everything that is not the same in two runs."""
     differing = []
     names = [path.relative_to(first) for path in (first / "evaluation").glob("*")]
     if set(names) != {path.relative_to(second) for path in (second / "evaluation").glob("*")}:

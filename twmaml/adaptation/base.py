@@ -27,7 +27,7 @@ class Adaptation(ABC):
         return model.init(key, example_input)
 
     def start(self, meta_params: MetaParams) -> Fast:
-        """What is adapted, before the first inner step: the meta-parameters themselves."""
+        """The adapted parameters before the first inner step: the meta-parameters themselves."""
         return meta_params
 
     def predict(self, model: Model, meta_params: MetaParams, fast: Fast, inputs: Any) -> Any:
@@ -45,7 +45,7 @@ class Adaptation(ABC):
         key: Key[Array, ""],
         index: int | Int[Array, ""],
     ) -> Fast:
-        """What is adapted after one more inner step, `index` of them having been taken."""
+        """The adapted parameters after one more inner step, `index` of them having been taken."""
 
     def last_step(
         self,
@@ -68,7 +68,7 @@ class Adaptation(ABC):
         key: Key[Array, ""],
         meta_step: Step,
     ) -> tuple[Float[Array, ""], Outcome]:
-        """What the meta-step differentiates for one task, and the outcome that is logged and queued.
+        """The number that the meta-step differentiates for one task, and the outcome that is logged and queued.
 
         Args:
             model: the network.
@@ -96,7 +96,7 @@ def adapt(
     key: Key[Array, ""],
     steps: int,
 ) -> Fast:
-    """What is adapted after all inner steps, made to be differentiated by the meta-parameters."""
+    """The adapted parameters after all inner steps, made to be differentiated by the meta-parameters."""
     fast = adaptation.start(meta_params)
     if steps == 0:
         return fast

@@ -19,7 +19,7 @@ def configuration_folder() -> str:
 
 
 def register_resolvers() -> None:
-    """What conf/train.yaml uses to name a run's folder: `s0` for one seed, `3seeds` for a list."""
+    """Registers how conf/train.yaml names a run's folder: `s0` for one seed, `3seeds` for a list."""
 
     def seed_name(seed: Any) -> str:
         return f"{len(seed)}seeds" if OmegaConf.is_list(seed) else f"s{seed}"
@@ -28,7 +28,7 @@ def register_resolvers() -> None:
 
 
 def help_text() -> str:
-    """What `--help` shows: the groups with their choices and the run's own keys, a line on each."""
+    """The text of `--help`: the groups with their choices and the run's own keys, a line on each."""
     folder = Path(configuration_folder())
     lines = [
         "twmaml: which tasks should a meta-learner train on?",
@@ -79,7 +79,7 @@ def _all_keys(cfg: Any, prefix: str = "") -> Iterator[str]:
 
 
 def suggest_key(key: str) -> str:
-    """What to add to a message about a key that does not exist."""
+    """The end of a message about a key that does not exist: its new name, or one like it."""
     if (new := moved_key(key)) is not None:
         return f"; it is now {new}"
     keys = list(_all_keys(OmegaConf.load(Path(configuration_folder()) / "train.yaml")))

@@ -23,7 +23,7 @@ _NAMES = {
     "tasks.base.Outcome": "types.Outcome",
     "tasks.base.Regression": "tasks.regression.Regression",
 }
-"""What a user's configuration or module may import of twmaml."""
+"""Names that a user's configuration or module may have from twmaml."""
 
 
 def moved_key(key: str) -> str | None:

@@ -12,6 +12,7 @@ from twmaml.errors import ConfigurationError, innermost, one_line
 from twmaml.samplers.base import Report, Sampler, View
 from twmaml.space.grid import ParameterGrid
 from twmaml.space.priority_queue import empty_queue
+from twmaml.statistics import LOGGED
 from twmaml.tasks.base import TaskFamily
 
 
@@ -69,6 +70,10 @@ def check_sampler(sampler: Sampler, grid: ParameterGrid, tasks: int) -> None:
         )
 
 
+_TAKEN = {"loss", "loss_std", "diverged", *(f"{statistic.column}" for statistic in LOGGED)}
+"""Names of other columns of metrics.csv, after `train/` or a split."""
+
+
 def check_outcome(outcome: Any, family: TaskFamily) -> None:
     """Refuses a task family whose outcomes, of which this is the form, are no single numbers.
 
@@ -78,8 +83,8 @@ def check_outcome(outcome: Any, family: TaskFamily) -> None:
     _expect("task: the loss of an outcome", outcome.loss, (), jnp.floating)
     _expect("task: the score of an outcome", outcome.score, (), jnp.floating)
     for name, value in outcome.metrics.items():
-        if name in ("loss", "loss_std"):
-            raise ConfigurationError(f"task: a metric must not be called {name}, as train/{name} is something else")
+        if name in _TAKEN:
+            raise ConfigurationError(f"task: a metric must not be called {name}, which is something else")
         _expect(f"task: the metric {name} of an outcome", value, (), jnp.number)
     missing = [metric.key for metric in family.metrics if metric.key not in outcome.metrics]
     if missing:

@@ -16,7 +16,7 @@ from twmaml.storage.wandb_run import WandbMode
 from twmaml.types import InnerSteps
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
-"""Of tasks or examples; more than the bound is a slip of the finger that would take the machine down."""
+"""A number of tasks or examples; more than the bound is a slip of the finger that would take the machine down."""
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 

@@ -36,7 +36,7 @@ class Report(NamedTuple):
 
 
 class View(NamedTuple):
-    """What a sampler decides from."""
+    """Everything that a sampler decides from."""
 
     queue: PriorityQueue
     own: PyTree[Array]
@@ -85,7 +85,7 @@ class Sampler(ABC):
         return Draw(tasks, cells, weights)
 
     def weigh(self, report: Report, view: View) -> Float[Array, " tasks"]:
-        """What each loss of the batch counts for; the weights of the draw unless the losses are to decide.
+        """The weight of each loss of the batch; that of the draw unless the losses are to decide.
 
         Args:
             report: of the whole batch.

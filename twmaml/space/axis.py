@@ -44,7 +44,7 @@ class Axis(Protocol):
 
     @property
     def scale(self) -> float:
-        """What one configured unit is inside a task: radians for degrees, otherwise 1."""
+        """The size of one configured unit inside a task: radians for degrees, otherwise 1."""
         ...
 
     @property

@@ -3,10 +3,8 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
-from twmaml.statistics import rank_correlation
 from twmaml.types import Step
 
 
@@ -55,18 +53,9 @@ def record(
 
 
 def queue_metrics(queue: PriorityQueue) -> dict[str, Float[Array, ""]]:
-    """What is logged of a queue: mean and standard deviation of the known losses, share of cells visited."""
+    """The logged figures of a queue: mean and standard deviation of the known losses, share of cells visited."""
     return {
         "queue/mean": jnp.nanmean(queue.losses),
         "queue/std": jnp.nanstd(queue.losses),
         "queue/coverage": jnp.mean(queue.visits > 0, dtype=jnp.float32),
     }
-
-
-def visit_loss_correlation(losses: np.ndarray, visits: np.ndarray) -> float:
-    """Spearman's rank correlation of losses and visits over the visited cells; NaN if either is constant.
-
-    On the host: ranks need sorting, which a CPU's compiled programs do 50 times slower than NumPy.
-    """
-    visited = visits > 0
-    return rank_correlation(losses[visited], visits[visited])

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 LAYOUT = 2
-"""Of the files of a checkpoint; to be raised whenever what was written before cannot be read any more."""
+"""Version of the checkpoint format; increase it when older checkpoints become unreadable."""
 
 _FAULTS = [os.strerror(number) for number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO)]
 
@@ -48,7 +48,7 @@ class DamagedError(CheckpointError):
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class Notes:
-    """What a checkpoint holds besides arrays."""
+    """The part of a checkpoint that is no array."""
 
     step: NonNegativeInt
     seed: NonNegativeInt
@@ -140,7 +140,7 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
 
 
 def steps_in(folder: Path) -> list[int]:
-    """Of which meta-steps a run has checkpoints, the newest first."""
+    """The meta-steps of a run's checkpoints, the newest first."""
     present = (folder / "checkpoints").glob("[0-9]*")
     return sorted((int(path.name) for path in present if path.name.isdecimal()), reverse=True)
 

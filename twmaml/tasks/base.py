@@ -22,9 +22,9 @@ class TaskFamily(ABC):
     on_policy = False
     """Whether data depends on the predictor and so is collected anew before each inner step."""
     score = Metric("loss", "loss")
-    """What the queue stores, as figures and tables call it."""
+    """The queue's number, as figures and tables call it."""
     metrics: Sequence[Metric] = ()
-    """What evaluation reports besides the score: keys of `Outcome.metrics`."""
+    """Further results of evaluation: keys of `Outcome.metrics`."""
     outputs = 1
     """Units of the last layer of a network for this family."""
 
@@ -43,7 +43,7 @@ class TaskFamily(ABC):
         return ()
 
     def episode(self, key: Key[Array, ""], task: Float[Array, " axes"], data: PyTree[Array]) -> Any:
-        """What support and query of a task share besides its parameters: the classes drawn, say, and their order."""
+        """The part that support and query of a task share: its parameters, and the classes drawn, say."""
         del key, data
         return task
 

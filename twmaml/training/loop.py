@@ -61,21 +61,7 @@ def train(
             if plan.draws_at(step) and step < plan.steps:
                 _draw(runs, states, drawing)
         if running(runs):
-            _save(programs, runs, states, writing)
-            if not plan.evaluates_at(step):  # the checkpoint has the row without it, as a longer run would
-                results = programs.evaluate(states)
-                for run in running(runs):
-                    with run.isolating_failures():
-                        run.amend(run.judge(step, results, states))
-            progress.update("drawing", [run.result for run in runs])
-            _draw(runs, states, drawing)
-            for run in running(runs):
-                with run.isolating_failures():
-                    run.finish_saving()
-                    run.finish_figures()
-                    broken = not np.isfinite(run.losses[:, 0]).any()  # by the very last update
-                    planned = "finished" if step == plan.steps else "interrupted"
-                    run.close(describe_failure(run, step) if broken else planned, seconds, len(runs))
+            _end(programs, runs, states, step, plan, progress, seconds, writing, drawing)
 
 
 def _start(programs: Programs, runs: Sequence[Recorder], checkpoints: Sequence[Checkpoint]) -> RunState:
@@ -89,6 +75,35 @@ def _start(programs: Programs, runs: Sequence[Recorder], checkpoints: Sequence[C
             run.log(0, run.judge(0, results, states))
             run.first_unadapted_loss = float(np.median(run.losses[:, 0]))
     return states
+
+
+def _end(
+    programs: Programs,
+    runs: Sequence[Recorder],
+    states: RunState,
+    step: int,
+    plan: Plan,
+    progress: Progress,
+    seconds: float,
+    writing: Executor,
+    drawing: Executor,
+) -> None:
+    """Leaves whatever a run leaves at its end, planned or not."""
+    _save(programs, runs, states, writing)
+    if not plan.evaluates_at(step):  # the checkpoint has the row without it, as a longer run would
+        results = programs.evaluate(states)
+        for run in running(runs):
+            with run.isolating_failures():
+                run.amend(run.judge(step, results, states))
+    progress.update("drawing", [run.result for run in runs])
+    _draw(runs, states, drawing)
+    for run in running(runs):
+        with run.isolating_failures():
+            run.finish_saving()
+            run.finish_figures()
+            broken = not np.isfinite(run.losses[:, 0]).any()  # by the very last update
+            planned = "finished" if step == plan.steps else "interrupted"
+            run.close(describe_failure(run, step) if broken else planned, seconds, len(runs))
 
 
 def _save(programs: Programs, runs: Sequence[Recorder], states: RunState, writing: Executor) -> None:

@@ -37,7 +37,7 @@ class OneOf(Sampler):
         return tuple(each.init(grid) for each in self.samplers)
 
     def probabilities(self, grid: ParameterGrid, view: View) -> Float[Array, " cells"]:
-        """Those of the chosen one."""
+        """The probabilities of the chosen one."""
         return self._switch(lambda each, view: jnp.float32(each.probabilities(grid, view)), view)
 
     def draw(self, key: Key[Array, ""], grid: ParameterGrid, view: View, n: int) -> Draw:
