@@ -30,7 +30,7 @@ from twmaml.training.programs import Programs
 from twmaml.training.results import Results, columns_of, pack_results, summarize_splits, unpack_results, write_results
 
 if TYPE_CHECKING:
-    from twmaml.figures.run import Drawn
+    from twmaml.figures.run import Drawn, FigureData
 
 _CORRELATION = "queue/visit_loss_correlation"
 
@@ -210,28 +210,10 @@ class Recorder:
 
     def draw(self, states: RunState, drawing: Executor) -> None:
         """Has the figures drawn beside the training, once those before are."""
-        from twmaml.figures.run import FigureData, draw_all  # noqa: PLC0415  imported in the background by now
+        from twmaml.figures.run import draw_all  # noqa: PLC0415  imported in the background by now
 
         self.finish_figures()
-        queue, probabilities, drawn = self._programs.illustrate(states, self.index)
-        evaluation = self._shared.evaluations["eval"]
-        pictures = None
-        if drawn:
-            pictures = pictures_file.Pictures(drawn.pop("tasks") / evaluation.grid.scale, drawn)
-            pictures_file.write(self.folder, pictures)
-        data = FigureData(
-            title=f"{self.spec.title}, meta-step {self.result.step:,}",
-            grid=self._shared.learner.family.grid,
-            evaluation_grid=evaluation.grid,
-            draws=evaluation.draws,
-            queue=queue,
-            probabilities=probabilities,
-            metrics=evaluation.metrics,
-            values=self._results["eval"],
-            history=read_metrics(self.folder / "metrics.csv"),
-            pictures=pictures,
-            draw_picture=evaluation.learner.family.draw_picture,
-        )
+        data = _figure_data(self, self._programs, self._shared, self._results, states)
         drawing_all = drawing.submit(draw_all, data, self.folder / "figures", self._shared.figures)
         self._figures = (self.result.step, drawing_all)
 
@@ -268,6 +250,31 @@ class Recorder:
         summary.write(self.folder, ended)
         self._metrics.close()
         self._wandb.finish(result.latest, exit_code=0 if status == "finished" else 1)
+
+
+def _figure_data(run: Recorder, programs: Programs, shared: Shared, results: Results, states: RunState) -> "FigureData":
+    """The data of a run's figures; writes its pictures besides."""
+    from twmaml.figures.run import FigureData  # noqa: PLC0415  imported in the background by now
+
+    queue, probabilities, drawn = programs.illustrate(states, run.index)
+    evaluation = shared.evaluations["eval"]
+    pictures = None
+    if drawn:
+        pictures = pictures_file.Pictures(drawn.pop("tasks") / evaluation.grid.scale, drawn)
+        pictures_file.write(run.folder, pictures)
+    return FigureData(
+        title=f"{run.spec.title}, meta-step {run.result.step:,}",
+        grid=shared.learner.family.grid,
+        evaluation_grid=evaluation.grid,
+        draws=evaluation.draws,
+        queue=queue,
+        probabilities=probabilities,
+        metrics=evaluation.metrics,
+        values=results["eval"],
+        history=read_metrics(run.folder / "metrics.csv"),
+        pictures=pictures,
+        draw_picture=evaluation.learner.family.draw_picture,
+    )
 
 
 def running(runs: Sequence[Recorder]) -> list[Recorder]:
