@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key
 
 from twmaml.types import LossOf, Params
 
@@ -25,7 +25,12 @@ class SupportsFactoredStep(Model, Protocol):
     """A network that can take a step of gradient descent in a form that is faster to differentiate through."""
 
     def factored_step(
-        self, params: Params, loss_of: LossOf, key: Key[Array, ""], learning_rate: float, first_order: bool
+        self,
+        params: Params,
+        loss_of: LossOf,
+        key: Key[Array, ""],
+        learning_rate: float | Float[Array, ""],
+        first_order: bool,
     ) -> Params | None:
         """The weights after the step, which only `apply` understands; None if the loss has another form."""
         ...

@@ -46,7 +46,12 @@ class MLP:
         return self._forward(params, inputs)[0]
 
     def factored_step(
-        self, params: Params, loss_of: LossOf, key: Key[Array, ""], learning_rate: float, first_order: bool
+        self,
+        params: Params,
+        loss_of: LossOf,
+        key: Key[Array, ""],
+        learning_rate: float | Float[Array, ""],
+        first_order: bool,
     ) -> Params | None:
         """One step of gradient descent whose result keeps the step in factors where that is smaller.
 
