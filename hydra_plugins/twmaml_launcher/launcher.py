@@ -103,7 +103,7 @@ class VectorisedLauncher(Launcher):
         self, task: VectorisedTask, index: int, group: Sequence[SweepJob], run: RunGroup
     ) -> dict[int, JobReturn]:
         """Runs jobs at once, each in the surroundings that Hydra would give it."""
-        returns = {job.number: JobReturn(overrides=job.overrides) for job in group}
+        returns = {job.number: JobReturn(overrides=[*job.config.hydra.overrides.task]) for job in group}
         outcomes: dict[int, Any] = {}
         prepared: dict[int, Any] = {}
         with ExitStack() as stack:

@@ -5,12 +5,12 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from twmaml.configuration.settings import read_settings
 from twmaml.errors import ExpectedError
 from twmaml.jobs.job import ReportedError, result_in, states_in
-from twmaml.storage.files import shorten
+from twmaml.storage.files import shorten, whole_file
 from twmaml.storage.run_folder import AlreadyFinishedError
 
 
@@ -33,5 +33,19 @@ class FolderGuard(Callback):
             values: Any = OmegaConf.to_container(own, resolve=True)
             if result_in(states_in(values, folder)) is not None:
                 raise AlreadyFinishedError(f"{shorten(folder)} is finished: {steps:,} meta-steps")
-        except ExpectedError as error:
+            if config.hydra.output_subdir is not None and (folder / config.hydra.output_subdir).is_dir():
+                _save(config, own, folder)
+        except (ExpectedError, OSError) as error:
             raise ReportedError(error) from error
+
+
+def _save(config: DictConfig, own: DictConfig, folder: Path) -> None:
+    """Writes as whole files what Hydra would write bit by bit: the run is to go on whenever the process ends."""
+    with read_write(config.hydra), open_dict(config.hydra):
+        config.hydra.runtime.output_dir = str(folder.absolute())
+        saved, config.hydra.output_subdir = folder / config.hydra.output_subdir, None
+    hydra = OmegaConf.masked_copy(config, "hydra")
+    files = {"config.yaml": own, "hydra.yaml": hydra, "overrides.yaml": config.hydra.overrides.task}
+    for name, content in files.items():
+        with whole_file(saved / name) as partial:
+            OmegaConf.save(content, partial)
