@@ -297,7 +297,9 @@ def write_run(
             queue_losses=losses[i, :, 1],
             visits=np.arange(tasks) + 1,
         )
-        evaluation_file.write(evaluation_file.path_of(folder, step), record)
+        path = evaluation_file.path_of(folder, step)
+        path.parent.mkdir(exist_ok=True)
+        evaluation_file.write(path, record)
         health = ("queue/entropy", "weights/effective_sample_size", "weights/max", "queue/coverage")
         rows.append(dict.fromkeys(health, 1.5) | summarize(values, metrics, draws))
     file = MetricsFile(folder / "metrics.csv", rows[0])

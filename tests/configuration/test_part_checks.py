@@ -58,8 +58,8 @@ class FaultySampler(Sampler):
 class OldSampler(Sampler):
     """As samplers were written before they had a view."""
 
-    def probabilities(self, queue, step, other):  # pyright: ignore[reportIncompatibleMethodOverride]
-        return queue.losses
+    def probabilities(self, queue, step):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return jnp.full(queue.losses.size, 1 / queue.losses.size)
 
 
 @dataclass(frozen=True)
@@ -128,3 +128,14 @@ def test_an_optimizer_whose_state_changes_its_type():
 def test_a_fault_of_no_user_is_not_blamed_on_one():
     with pytest.raises(KeyError), attributing_errors({"sampler": Uniform()}):
         raise KeyError("a bug")
+
+
+def test_a_sampler_as_it_was_written_before_is_told_the_new_arguments():
+    line = mistake(f"sampler._target_={__name__}.OldSampler")
+    assert line == "sampler: OldSampler.probabilities(self, queue, step) must take (self, grid, view)"
+
+
+def test_there_is_nothing_to_interpolate_between_categories():
+    kinds = "{_target_: twmaml.space.axis.Categories, names: [a, b]}"
+    line = mistake("sampler=delta", "sampler.interpolate=true", "task=quadratic", f"task.b={kinds}")
+    assert line.startswith(("sampler.interpolate=True: there is nothing between the categories of b", "task.b"))

@@ -128,9 +128,8 @@ def test_a_sampler_of_the_users_own_that_is_no_distribution_any_more_stops_no_ot
         "from twmaml.samplers.base import Sampler\n"
         "@dataclass(frozen=True)\n"
         "class Shrinking(Sampler):\n"
-        "    def probabilities(self, queue, step):\n"
-        "        share = jnp.full(queue.losses.size, 1 / queue.losses.size)\n"
-        "        return jnp.where(step < 30, 1.0, 0.5) * share\n"
+        "    def probabilities(self, grid, view):\n"
+        "        return jnp.where(view.step < 30, 1.0, 0.5) * jnp.full(grid.size, 1 / grid.size)\n"
     )
     (tmp_path / "own" / "sampler").mkdir(parents=True)
     (tmp_path / "own" / "sampler" / "shrinking.yaml").write_text("_target_: own.Shrinking\n")
@@ -394,7 +393,7 @@ def numbers(groups):
 
 
 def test_jobs_are_grouped_that_differ_only_in_what_is_a_runs_own():
-    own = [{"seed": i, "wandb": {"group": str(i)}, "sampler": {"f": i}, "uniform_fraction": i} for i in range(6)]
+    own = [{"seed": i, "wandb": {"group": str(i)}, "sampler": {"f": i}, "sampling": {"f": i}} for i in range(6)]
     jobs = [job(i, rate=i % 2, **own[i]) for i in range(6)]
     assert numbers(group_jobs(jobs, group_key, 64)) == [[0, 2, 4], [1, 3, 5]]
 

@@ -43,6 +43,7 @@ def record_of(grid, metrics=(SCORE,), held=True):
 def test_an_evaluation_comes_back_to_the_bit(grid, metrics, held, tmp_path):
     written = record_of(grid, metrics, held)
     path = evaluation_file.path_of(tmp_path, 40, "seen")
+    path.parent.mkdir(parents=True)
     evaluation_file.write(path, written)
     found = evaluation_file.read(path)
     assert tuple(found.metrics) == metrics

@@ -27,7 +27,8 @@ def check_signatures(key: str, part: Any, base: type) -> None:
         if name.startswith("_") or not inspect.isfunction(method) or not inspect.isfunction(own):
             continue
         wanted, given = ([*inspect.signature(each).parameters] for each in (method, own))
-        if len(given) != len(wanted) and not {"args", "arguments"} & {*given}:
+        former = {"queue", "step"} & {*given} - {*wanted}  # before samplers had a view
+        if len(given) != len(wanted) or former:
             raise ConfigurationError(
                 f"{key}: {type(part).__name__}.{name}({', '.join(given)}) must take ({', '.join(wanted)})"
             )

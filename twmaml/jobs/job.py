@@ -24,9 +24,6 @@ from twmaml.training.memory import check_memory
 from twmaml.training.plan import Plan, Stop
 from twmaml.training.recorder import Progress, RunResult, RunSpec, Shared
 
-_MANY_CELLS = 100_000
-"""Cells from which on samplers share no program: choosing among them copies the queue, which then takes longer."""
-
 GROUPS = ("sampler", "task", "model", "adaptation")
 
 
@@ -119,10 +116,9 @@ def run_folders(folder: Path, seed: int | Sequence[int]) -> list[Path]:
     return [folder] if isinstance(seed, int) else [folder / f"seed_{each}" for each in seed]
 
 
-def group_key(config: Mapping[str, Any]) -> str:
+def group_key(config: Mapping[str, Any], with_sampler: bool = False) -> str:
     """Equal for jobs that one program can train: those which differ only in what is a run's own."""
-    size = build_once(config).learner.family.grid.size
-    return _without(config, ("seed", "wandb", *(("sampler", "sampling") if size < _MANY_CELLS else ())))
+    return _without(config, ("seed", "wandb", *(() if with_sampler else ("sampler", "sampling"))))
 
 
 def build_key(config: Mapping[str, Any]) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from twmaml.configuration.settings import read_settings
 from twmaml.figures.pool import drawing_executor
 from twmaml.jobs.job import (
     Job,
@@ -31,6 +32,9 @@ from twmaml.storage.run_folder import Finished
 
 log = logging.getLogger(__name__)
 
+_MANY_CELLS = 100_000
+"""Cells from which on samplers share no program: choosing among them copies the queue, which then takes longer."""
+
 
 class TrainTask:
     """Trains a job, or several at once: a `VectorisedTask` of the launcher."""
@@ -47,11 +51,15 @@ class TrainTask:
     def validate(self, config: Mapping[str, Any], folder: Path) -> None:
         """Checks all that a job could stumble over before it compiles."""
         prepare_jax()
+        read_settings(OmegaConf.create(dict(config)))
         build_once(config)
         with suppress(CheckpointError):  # which is a matter of that job alone
             states_in(config, folder)
 
-    group_key = staticmethod(group_key)
+    def group_key(self, config: Mapping[str, Any]) -> str:
+        """Equal for jobs that one program can train; with a large grid only if their sampler is the same."""
+        return group_key(config, with_sampler=build_once(config).learner.family.grid.size >= _MANY_CELLS)
+
     finished = staticmethod(finished_job)
     prepare = staticmethod(Job.open)
     sweep = staticmethod(sweep)

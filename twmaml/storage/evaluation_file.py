@@ -42,12 +42,11 @@ def path_of(folder: Path, step: int, split: str = "eval") -> Path:
 
 
 def write(path: Path, record: EvaluationRecord) -> None:
-    """Writes the file, at once or not at all.
+    """Writes the file, at once or not at all. Its folder must exist: one that somebody removed does not come back.
 
     Raises:
         TypeError: if an axis is of a kind that no file can hold.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     held = {"queue_losses": record.queue_losses, "visits": record.visits}
     write_arrays(
         path,

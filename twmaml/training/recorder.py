@@ -21,6 +21,7 @@ from twmaml.statistics import rank_correlation
 from twmaml.storage import pictures_file, summary
 from twmaml.storage.checkpoint import Checkpoint, Notes
 from twmaml.storage.checkpoint import write as write_checkpoint
+from twmaml.storage.evaluation_file import path_of
 from twmaml.storage.files import run_log
 from twmaml.storage.metrics_file import MetricsFile, read_metrics
 from twmaml.storage.run_folder import State, cut_back
@@ -121,6 +122,8 @@ class Recorder:
             self._results = unpack_results(checkpoint.arrays)
             self.first_unadapted_loss = checkpoint.notes.first_unadapted_loss
         cut_back(self.folder, shared.plan.evaluates_at, checkpoint)
+        for split in shared.evaluations:
+            path_of(self.folder, 0, split).parent.mkdir(exist_ok=True)
         self._first, self._began = self.result.step, time.perf_counter()
         self._saved = None if checkpoint is None else checkpoint.notes.step
         self._saving: Future[None] | None = None
