@@ -91,6 +91,12 @@ def test_an_evaluation_that_does_not_fit_together_is_told(changes, tmp_path):
         evaluation_file.read(path)
 
 
+def test_an_evaluation_of_an_earlier_version_is_told_apart_from_a_damaged_one(tmp_path):
+    np.savez(tmp_path / "0.npz", losses=np.ones((4, 2)), tasks=np.ones((4, 2)), low=[0.0, 0.0], high=[1.0, 1.0])
+    with pytest.raises(DamagedFileError, match=r"0\.npz is of an earlier version"):
+        evaluation_file.read(tmp_path / "0.npz")
+
+
 def test_a_summary_comes_back(tmp_path):
     metrics = {"eval/loss": 0.5, "queue/std": math.nan}
     written = Summary("failed: no way", 3, 60, 1.5, 2, None, metrics, "cpu")

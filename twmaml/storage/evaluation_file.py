@@ -11,7 +11,7 @@ import numpy as np
 from twmaml.space.axis import Categories, Interval, Segments
 from twmaml.space.grid import ParameterGrid
 from twmaml.statistics import SCORE
-from twmaml.storage.files import damaged, read_arrays, write_arrays
+from twmaml.storage.files import DamagedFileError, damaged, read_arrays, write_arrays
 from twmaml.types import Metric
 
 _KINDS: Sequence[Any] = (Interval, Segments, Categories)
@@ -66,6 +66,8 @@ def read(path: Path) -> EvaluationRecord:
         DamagedFileError: if it is not whole.
     """
     arrays = read_arrays(path)
+    if "metrics" not in arrays and "losses" in arrays:
+        raise DamagedFileError(f"{path.name} is of an earlier version of twmaml, without axes and metrics")
     try:
         score, *further = [Metric(**fields) for fields in json.loads(str(arrays["metrics"]))]
         grid = _grid(str(arrays["axes"]))

@@ -129,15 +129,14 @@ class Programs:
         """The states of the runs before their first meta-step."""
         return self._init(self._put(self._seeds), None)
 
-    def save(self, states: RunState) -> list[dict[str, Any]]:
+    def save(self, states: RunState) -> list[dict[str, np.ndarray]]:
         """The leaves of every run's state by name, of the samplers' states only the run's own."""
         shared = {name: np.asarray(leaf) for name, leaf in pack(states._replace(sampler=())).items()}
-        samplers = jax.tree.map(np.asarray, states.sampler)
-        saved = []
-        for row, member in enumerate(self._members):
-            own = pack({"sampler": jax.tree.map(lambda leaf, row=row: leaf[row], samplers[member])})
-            saved.append({name: np.asarray(leaf[row]) for name, leaf in shared.items()} | own)
-        return saved
+        own = [{name: np.asarray(leaf) for name, leaf in pack({"sampler": each}).items()} for each in states.sampler]
+        return [
+            {name: np.asarray(leaf[row]) for name, leaf in {**shared, **own[member]}.items()}
+            for row, member in enumerate(self._members)
+        ]
 
     def restore(self, saved: Sequence[Mapping[str, np.ndarray]]) -> RunState:
         """The states of runs that were saved.

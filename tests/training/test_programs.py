@@ -1,0 +1,76 @@
+"""Programs of a group: shared arrays are arguments, and a run is saved as if it had been alone."""
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.conftest import SAMPLERS, assert_trees_equal
+from tests.readme import example
+from twmaml.meta_learning.chunk import train_chunk
+from twmaml.meta_learning.evaluation import Evaluation
+from twmaml.space.axis import Interval
+from twmaml.storage.checkpoint import CheckpointError
+from twmaml.tasks.sinusoid import Sinusoid
+from twmaml.training.programs import Programs
+
+
+class Scaled(Sinusoid):
+    """Sinusoids whose amplitudes are scaled by an array that all tasks read."""
+
+    def data(self):
+        return jnp.linspace(0.0, 2.0, 300_000)
+
+    def episode(self, key, task, data):
+        parameters = super().episode(key, task, data)
+        return {**parameters, "amplitude": parameters["amplitude"] * data[-1]}
+
+
+@pytest.fixture
+def learner(make_learner):
+    return make_learner(family=Scaled(Interval(0.5, 4.5, 4), Interval(0.0, 180.0, 5, "deg"), 1.0, -5.0, 5.0))
+
+
+def test_arrays_that_all_tasks_read_are_no_constants_of_a_program(learner):
+    data = learner.family.data()
+    program = jax.jit(partial(train_chunk, learner))
+    assert len(program.lower(learner.init(0), jnp.int32(3), data).as_text()) < 300_000
+    bound = jax.jit(lambda state: train_chunk(learner, state, jnp.int32(3), data))
+    assert len(bound.lower(learner.init(0)).as_text()) > 600_000  # what closing over them would make of it
+    once, twice = (program(learner.init(0), jnp.int32(3), scale * data)[0] for scale in (1, 2))
+    assert twice.queue.losses[np.asarray(once.queue.visits) > 0].mean() > 2 * jnp.nanmean(once.queue.losses)
+
+
+def test_a_run_of_a_group_is_saved_without_the_others_and_goes_on_to_the_bit(learner):
+    smoothed = example("smoothed", "Smoothed")(decay=0.7, uniform_fraction=0.1)
+    evaluation = Evaluation(learner, learner.family.grid.with_cells([2, 2]), steps=1, draws=1, queries=3)
+    data = learner.family.data()
+    with ThreadPoolExecutor() as background:
+        programs = Programs(
+            learner,
+            {"eval": evaluation},
+            {"train": data, "eval": data},
+            [0, 1, 2],
+            [SAMPLERS["uniform"], smoothed, smoothed],
+            background,
+        )
+        programs.wait_until_compiled(np.inf)
+        states, _ = programs.advance(programs.begin(), 7)
+        saved = programs.save(states)
+        assert [name for name in saved[0] if name.startswith("sampler")] == []
+        assert [saved[i]["sampler"].shape for i in (1, 2)] == [(20,), (20,)]
+        assert not np.array_equal(saved[1]["sampler"], saved[2]["sampler"])
+        ends = [programs.advance(each, 5)[0] for each in (states, programs.restore(saved))]
+        assert_trees_equal(*[ends[i]._replace(sampler=()) for i in (0, 1)])
+        for before, after in zip(*map(programs.save, ends), strict=True):
+            assert before.keys() == after.keys()
+            assert all(
+                np.array_equal(before[name], after[name], equal_nan=before[name].dtype.kind == "f") for name in before
+            )
+        with pytest.raises(CheckpointError, match="sampler is missing"):
+            programs.restore([saved[0], saved[0], saved[2]])
+        results = programs.evaluate(states)
+        assert results["eval"]["loss"].shape[1:] == (4, 2)
