@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import jax
 import optax
 import pytest
 from hydra.core.hydra_config import HydraConfig
@@ -242,3 +243,30 @@ def test_help_names_every_choice_and_every_key_with_a_line_on_each():
         matching = [line for line in lines if line.strip().split(" ")[0].split("=")[0] == key]
         assert matching, key
         assert len(matching[0].split()) > 2, key
+
+
+def test_a_task_may_have_defaults_of_its_own_and_the_command_line_wins(tmp_path):
+    (tmp_path / "task").mkdir()
+    own = "# @package _global_\ndefaults: [/task/sin2d@task, _self_]\nshots: 5\nmodel: {widths: [12]}\n"
+    (tmp_path / "task" / "own.yaml").write_text(own)
+    chosen = [f"hydra.searchpath=[file://{tmp_path}]", "task=own"]
+    learner = build(*chosen).learner
+    assert (learner.shots, list(learner.model.widths)) == (5, [12])  # type: ignore[attr-defined]
+    learner = build(*chosen, "shots=4", "model.widths=[7]").learner
+    assert (learner.shots, list(learner.model.widths)) == (4, [7])  # type: ignore[attr-defined]
+
+
+def test_a_split_is_the_training_family_with_changes():
+    wide = "+evaluation.splits.wide.task.amplitude.high=9.0"
+    parts = build(wide, "+evaluation.splits.wide.cells=[4,3]", "+evaluation.splits.again.seed=7")
+    assert list(parts.evaluations) == ["eval", "wide", "again"]
+    assert parts.evaluations["wide"].grid.shape == (4, 3)
+    assert parts.evaluations["wide"].learner.family.grid.axes["amplitude"] == Interval(0.1, 9.0, 49, "", 25)
+    known = {name: each.queue_grid is not None for name, each in parts.evaluations.items()}
+    assert known == {"eval": True, "wide": False, "again": True}  # only there the queue has cells for the tasks
+    keys = [jax.random.key_data(parts.evaluations[name].tasks().keys) for name in ("eval", "again")]
+    assert not (keys[0] == keys[1]).all(axis=1).any()
+    replaced = "+evaluation.splits.gaps.task.amplitude"
+    gaps = "{_target_: twmaml.space.axis.Segments, intervals: [[0.1, 1.0, 9], [4.0, 5.0, 3]]}"
+    axis = build(f"{replaced}={gaps}").evaluations["gaps"].learner.family.grid.axes["amplitude"]
+    assert (axis.cells, axis.span) == (12, "[0.1, 1] [4, 5]")
