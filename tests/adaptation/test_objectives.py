@@ -50,7 +50,7 @@ def test_the_gradient_of_reptile_is_the_weighted_mean_of_what_adapting_moved(ste
     moved = []
     for key, task in zip(jax.random.split(tasks_key, learner.meta_batch), draw.tasks, strict=True):
         support_key, adapt_key, _ = jax.random.split(key, 3)
-        episode = learner.family.episode(jax.random.fold_in(key, 0), task, ())
+        episode = learner.episode(key, task, ())
         loss_of = learner.loss_of(episode, learner.collect_support(support_key, episode))
         adapted = adapt(reptile, learner.model, before.meta_params, loss_of, adapt_key, steps)
         moved.append(jax.tree.map(lambda p, f: p - f, before.meta_params, adapted))

@@ -264,3 +264,39 @@ def test_meta_training_lowers_the_loss(sampler, make_learner):
     state, _ = train(state, jnp.int32(2000))
     _, last = train(state, jnp.int32(50))
     assert last.metrics["train/loss"] < 0.7 * first.metrics["train/loss"]
+
+
+def test_no_two_uses_share_a_key(make_learner):
+    """Keys of the draw, the update, the episode, its support and its query, noted as they come."""
+    noted = {}
+
+    def note(name, key):
+        noted[name] = tuple(np.asarray(jax.random.key_data(key)).tolist())
+
+    class Noting(Sinusoid):
+        def episode(self, key, task, data):
+            note("episode", key)
+            return super().episode(key, task, data)
+
+        def collect(self, key, episode, part, predict, n):
+            note(part, key)
+            return super().collect(key, episode, part, predict, n)
+
+    class NotingSampler(Uniform):
+        def draw(self, key, grid, view, n):
+            note("draw", key)
+            return super().draw(key, grid, view, n)
+
+        def update(self, key, grid, report, view):
+            note("update", key)
+            return super().update(key, grid, report, view)
+
+    family = Noting(Interval(0.5, 4.5, 4), Interval(0.0, 180.0, 5, "deg"), 1.0, -5.0, 5.0)
+    learner = make_learner(NotingSampler(), family=family)
+    state = learner.init(0)
+    key = jax.random.key(3)
+    learner.adapt_and_judge(state.meta_params, key, jnp.array([1.0, 1.0]), (), state.step)
+    make_learner(NotingSampler()).meta_step(state)
+    note("task", key)
+    assert set(noted) == {"draw", "update", "episode", "support", "query", "task"}
+    assert len({*noted.values()}) == len(noted)

@@ -72,7 +72,7 @@ class Evaluation:
         def results_of_one(task_and_key: tuple[Array, Array]) -> dict[str, Array]:
             task, key = task_and_key
             support_key, adapt_key, query_key = jax.random.split(key, 3)
-            episode = learner.family.episode(jax.random.fold_in(key, 0), task, data)
+            episode = learner.episode(key, task, data)
             loss_of = learner.loss_of(episode, learner.collect_support(support_key, episode))
             judge = learner.judge(meta_params, query_key, episode, self.queries)
 
@@ -99,7 +99,7 @@ class Evaluation:
         columns += [axis.value(jnp.full(3, 0.5)) for axis in others]
 
         def picture(task: Array) -> dict[str, Array]:
-            episode = learner.family.episode(jax.random.fold_in(key, 0), task, data)
+            episode = learner.episode(key, task, data)
             support = learner.collect_support(key, episode)
             loss_of = learner.loss_of(episode, support)
 

@@ -16,6 +16,9 @@ from twmaml.space.priority_queue import PriorityQueue, empty_queue, record
 from twmaml.tasks.base import TaskFamily
 from twmaml.types import Fast, LossOf, MetaParams, Outcome, Predict, Step
 
+# Folded into keys that are split as well. (0 would not do: it gives the first key of the split.)
+_UPDATE, _EPISODE = 0x75706474, 0x65706973
+
 
 class RunState(NamedTuple):
     """Everything that training changes, and the key that all its randomness comes from."""
@@ -75,7 +78,7 @@ class MetaLearner:
         queue = record(state.queue, draw.cells, outcomes.score, state.step)
         report = Report(draw, outcomes.loss, outcomes.score, state.queue)
         view = state.view._replace(queue=queue)
-        own = self.sampler.update(jax.random.fold_in(step_key, 0), grid, report, view)
+        own = self.sampler.update(jax.random.fold_in(step_key, _UPDATE), grid, report, view)
         state = RunState(meta_params, opt_state, queue, own, state.key, state.step + 1)
         return state, draw._replace(weights=weights), outcomes
 
@@ -105,10 +108,14 @@ class MetaLearner:
     ) -> tuple[Float[Array, ""], Outcome]:
         """Adapts to one task on support data: the objective, and how the adapted network does on query data."""
         support_key, adapt_key, query_key = jax.random.split(key, 3)
-        episode = self.family.episode(jax.random.fold_in(key, 0), task, data)
+        episode = self.episode(key, task, data)
         loss_of = self.loss_of(episode, self.collect_support(support_key, episode))
         judge = self.judge(meta_params, query_key, episode, self.queries)
         return self.adaptation.objective(self.model, meta_params, loss_of, judge, adapt_key, step)
+
+    def episode(self, key: Key[Array, ""], task: Float[Array, " axes"], data: PyTree[Array]) -> Any:
+        """The part that support and query of a task share, drawn by a key of its own out of the task's."""
+        return self.family.episode(jax.random.fold_in(key, _EPISODE), task, data)
 
     def collect_support(self, key: Key[Array, ""], episode: Any) -> Any:
         """The data to adapt on; None where it is collected anew at each step."""
