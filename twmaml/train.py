@@ -25,7 +25,7 @@ def main() -> None:
         return
     import hydra  # noqa: PLC0415
 
-    from twmaml.jobs.command_line import check_arguments, flags_first  # noqa: PLC0415
+    from twmaml.jobs.command_line import check_arguments, exit_with, flags_first  # noqa: PLC0415
     from twmaml.jobs.job import ReportedError  # noqa: PLC0415
     from twmaml.jobs.resume import without_resume  # noqa: PLC0415
     from twmaml.jobs.task import TrainTask  # noqa: PLC0415
@@ -41,29 +41,13 @@ def main() -> None:
     except ReportedError as reported:
         if wants_traceback:
             raise reported.error from reported.error.__cause__
-        _exit_with(reported.error)
+        exit_with(reported.error)
     except KeyboardInterrupt as interrupt:
-        _exit_with(interrupt)
+        exit_with(interrupt)
     except Exception as error:
         if wants_traceback:
             raise
-        _exit_with(error)
-
-
-def _exit_with(error: BaseException) -> None:
-    """Ends the process with the one line that an expected error has, or with a traceback."""
-    from twmaml.configuration.explain import explain_error, explain_hydra  # noqa: PLC0415
-    from twmaml.storage.run_folder import AlreadyFinishedError  # noqa: PLC0415
-
-    if isinstance(error, KeyboardInterrupt):
-        sys.exit(128 + next(iter(error.args), signal.SIGINT))
-    if isinstance(error, AlreadyFinishedError):
-        print(f"twmaml: {error}")
-        return
-    line = explain_error(error) or explain_hydra(error, sys.argv[1:])
-    if line is None:
-        raise error
-    sys.exit(f"twmaml: {line}")
+        exit_with(error)
 
 
 if __name__ == "__main__":

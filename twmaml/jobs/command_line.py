@@ -1,5 +1,7 @@
 """Mistakes that Hydra's own parsers would report in many lines, or trip over, told in one."""
 
+import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -9,7 +11,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString, Sweep
 
 from twmaml.configuration.config_files import configuration_folder
+from twmaml.configuration.explain import explain_error, explain_hydra
 from twmaml.errors import ConfigurationError, one_line
+from twmaml.storage.run_folder import AlreadyFinishedError
 
 
 def flags_first(arguments: Sequence[str]) -> list[str]:
@@ -66,3 +70,16 @@ def parse_overrides(arguments: Sequence[str]) -> list[Override]:
 
 def _refuse(message: str) -> NoReturn:
     raise ConfigurationError(f"{message} (--help lists groups and keys, --hydra-help Hydra's own options)")
+
+
+def exit_with(error: BaseException) -> None:
+    """Ends the process with the one line that an expected error has, or with a traceback."""
+    if isinstance(error, KeyboardInterrupt):
+        sys.exit(128 + next(iter(error.args), signal.SIGINT))
+    if isinstance(error, AlreadyFinishedError):
+        print(f"twmaml: {error}")
+        return
+    line = explain_error(error) or explain_hydra(error, sys.argv[1:])
+    if line is None:
+        raise error
+    sys.exit(f"twmaml: {line}")
