@@ -15,7 +15,7 @@ from twmaml.meta_learning.evaluation import Evaluation
 from twmaml.space.axis import Interval
 from twmaml.storage.checkpoint import CheckpointError
 from twmaml.tasks.sinusoid import Sinusoid
-from twmaml.training.programs import Programs
+from twmaml.training.programs import Group, Tracing
 
 
 class Scaled(Sinusoid):
@@ -49,15 +49,9 @@ def test_a_run_of_a_group_is_saved_without_the_others_and_goes_on_to_the_bit(lea
     evaluation = Evaluation(learner, learner.family.grid.with_cells([2, 2]), steps=1, draws=1, queries=3)
     data = learner.family.data()
     with ThreadPoolExecutor() as background:
-        programs = Programs(
-            learner,
-            {"eval": evaluation},
-            {"train": data, "eval": data},
-            [0, 1, 2],
-            [SAMPLERS["uniform"], smoothed, smoothed],
-            background,
-        )
-        programs.wait_until_compiled(np.inf)
+        samplers = [SAMPLERS["uniform"], smoothed, smoothed]
+        group = Group(learner, {"eval": evaluation}, {"train": data, "eval": data}, [0, 1, 2], samplers)
+        programs = Tracing(group, background).compiled(np.inf)
         states, _ = programs.advance(programs.begin(), 7)
         saved = programs.save(states)
         assert [name for name in saved[0] if name.startswith("sampler")] == []

@@ -12,7 +12,7 @@ from twmaml.storage.wandb_run import WandbRun
 from twmaml.training.loop import train
 from twmaml.training.memory import free_memory
 from twmaml.training.plan import Plan, Stop
-from twmaml.training.programs import DoesNotFitError, Programs
+from twmaml.training.programs import DoesNotFitError, Group, Programs, Tracing
 from twmaml.training.recorder import Progress, Recorder, RunResult, RunSpec, Shared
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def _train_together(
     """Trains runs that start at the same step as one program."""
     specs, results = [spec for spec, _ in starts], list[RunResult]()
     with ThreadPoolExecutor() as background:
-        whole = _programs(shared, specs, background)
+        whole = _trace(shared, specs, background)
         wandb_runs: list[WandbRun] = []
         try:
             # While the programs compile. The first one loads W&B and finds out whether its server can be reached.
@@ -111,23 +111,23 @@ def _open_wandb(start: tuple[RunSpec, Checkpoint | None]) -> WandbRun:
     return WandbRun(spec.folder, identity=None if checkpoint is None else checkpoint.notes.wandb_id, **spec.wandb)
 
 
-def _programs(shared: Shared, specs: Sequence[RunSpec], background: Executor) -> Programs:
+def _trace(shared: Shared, specs: Sequence[RunSpec], background: Executor) -> Tracing:
     seeds, samplers = [spec.seed for spec in specs], [spec.sampler for spec in specs]
-    return Programs(shared.learner, shared.evaluations, shared.data, seeds, samplers, background)
+    return Tracing(Group(shared.learner, shared.evaluations, shared.data, seeds, samplers), background)
 
 
 def _compiled(
-    shared: Shared, whole: Programs, specs: Sequence[RunSpec], background: Executor
+    shared: Shared, whole: Tracing, specs: Sequence[RunSpec], background: Executor
 ) -> Iterator[tuple[slice, Programs]]:
     """The programs of all runs; where the memory does not hold them, those of half of them and of the others."""
     given = shared.memory_gib
-    parts: list[tuple[int, int, Programs | None]] = [(0, len(specs), whole)]
+    parts: list[tuple[int, int, Tracing | None]] = [(0, len(specs), whole)]
     while parts:
-        start, end, programs = parts.pop(0)
-        if programs is None:
-            programs = _programs(shared, specs[start:end], background)
+        start, end, traced = parts.pop(0)
+        if traced is None:
+            traced = _trace(shared, specs[start:end], background)
         try:
-            programs.wait_until_compiled(MEMORY_SHARE * free_memory() if given is None else given * 2**30)
+            programs = traced.compiled(MEMORY_SHARE * free_memory() if given is None else given * 2**30)
         except DoesNotFitError as error:
             middle = (start + end) // 2
             log.info("%s; goes on with %d of them", error, middle - start)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -30,12 +30,10 @@ class DoesNotFitError(MemoryError):
     """So many runs in one program need more memory than there is."""
 
 
-class Programs:
-    """Programs that train several runs at once and judge them. Compiled before, so nothing compiles again later.
+class Group:
+    """The runs that share programs: their learner, their samplers, and where they stand in arrays of all runs.
 
-    Construction traces the programs, which keeps this thread busy, and leaves their compilation to others: there is
-    time for something else until `wait_until_compiled`. Where the devices do not divide the runs, the last run is
-    repeated: the states have more rows than there are runs.
+    Where the devices do not divide the runs, the last run is repeated: states have more rows than there are runs.
 
     Args:
         learner: trains, but for its sampler.
@@ -43,7 +41,6 @@ class Programs:
         data: arrays of the families by the name of the split; those of training under `train`.
         seeds: one run each.
         samplers: of each run; one that several have should be the same object.
-        background: threads, which compile.
     """
 
     def __init__(
@@ -53,62 +50,65 @@ class Programs:
         data: Mapping[str, PyTree[Array]],
         seeds: Sequence[int],
         samplers: Sequence[Sampler],
-        background: Executor,
     ) -> None:
-        self._learner, self._evaluations, self._background = learner, evaluations, background
-        self._sharding = shard_runs(len(seeds), learner.task_devices)
-        self._runs = len(seeds)
-        self._rows = [*range(len(seeds)), *[len(seeds) - 1] * (-len(seeds) % self._sharding.mesh.shape["runs"])]
-        self._samplers = list({id(sampler): sampler for sampler in samplers}.values())
-        place = {id(sampler): index for index, sampler in enumerate(self._samplers)}
-        self._members = [place[id(sampler)] for sampler in samplers]
-        self._indices = self._put(np.array(self._members, np.int32)[self._rows])
-        self._seeds = np.array(seeds, np.uint32)[self._rows]
-        everywhere = NamedSharding(self._sharding.mesh, PartitionSpec())
-        on_devices = {id(arrays): jax.device_put(arrays, everywhere) for arrays in data.values()}
-        self._data = {name: on_devices[id(arrays)] for name, arrays in data.items()}
+        self.learner, self.evaluations = learner, evaluations
+        self.sharding = shard_runs(len(seeds), learner.task_devices)
+        self.everywhere = NamedSharding(self.sharding.mesh, PartitionSpec())
+        self.rows = [*range(len(seeds)), *[len(seeds) - 1] * (-len(seeds) % self.sharding.mesh.shape["runs"])]
+        self.samplers = list({id(sampler): sampler for sampler in samplers}.values())
+        place = {id(sampler): index for index, sampler in enumerate(self.samplers)}
+        self.members = [place[id(sampler)] for sampler in samplers]
+        self.indices = self.put(np.array(self.members, np.int32)[self.rows])
+        self.seeds = np.array(seeds, np.uint32)[self.rows]
+        on_devices = {id(arrays): jax.device_put(arrays, self.everywhere) for arrays in data.values()}
+        self.data = {name: on_devices[id(arrays)] for name, arrays in data.items()}
+
+    def with_sampler(self, index: Int[Array, ""]) -> MetaLearner:
+        """The learner with one of the samplers, chosen by a traced number."""
+        return replace(self.learner, sampler=OneOf(self.samplers, index))
+
+    def put(self, rows: Any) -> Any:
+        """Arrays of all runs, spread over the devices."""
+        return jax.device_put(rows, self.sharding)
+
+
+class Tracing:
+    """The programs of a group while they are being compiled, in threads of `background`.
+
+    Construction traces them, which keeps this thread busy; then there is time for something else until `compiled`.
+    """
+
+    def __init__(self, group: Group, background: Executor) -> None:
+        self._group, self._background = group, background
 
         def train_one(part: tuple[Int[Array, ""], RunState], shared: Any) -> tuple[RunState, Chunk]:
             index, state = part
-            return train_chunk(self._with_sampler(index), state, *shared)
+            return train_chunk(group.with_sampler(index), state, *shared)
 
-        init = over_runs(lambda seed, _: self._with_sampler(jnp.int32(0)).init(seed), self._sharding)
-        init = init.lower(self._seeds, None)
-        training = over_runs(train_one, self._sharding)
-        training = training.lower((self._indices, init.out_info), (jnp.int32(0), self._data["train"]))
-        compiling: Future[Any] = background.submit(_compile, training, _TRAINING)
-        fix = jax.jit(lambda: {name: e.tasks() for name, e in evaluations.items()}, out_shardings=everywhere).lower()
+        init = over_runs(lambda seed, _: group.with_sampler(jnp.int32(0)).init(seed), group.sharding)
+        init = init.lower(group.seeds, None)
+        train = over_runs(train_one, group.sharding)
+        train = train.lower((group.indices, init.out_info), (jnp.int32(0), group.data["train"]))
+        self._states: RunState = init.out_info
+        self._metric_names = [*train.out_info[1].metrics]
+        self._training: Future[Any] = background.submit(_compile, train, _TRAINING)
+        evaluations = group.evaluations
+        fix = jax.jit(lambda: {n: e.tasks() for n, e in evaluations.items()}, out_shardings=group.everywhere).lower()
         evaluate = {
-            name: over_runs(lambda meta_params, shared, e=e: e.results(meta_params, *shared), self._sharding).lower(
-                init.out_info.meta_params, (fix.out_info[name], self._data[name])
+            name: over_runs(lambda meta_params, shared, e=e: e.results(meta_params, *shared), group.sharding).lower(
+                init.out_info.meta_params, (fix.out_info[name], group.data[name])
             )
             for name, e in evaluations.items()
         }
-        others: Future[Any] = background.submit(
+        self._others: Future[Any] = background.submit(
             lambda: (
                 {name: _compile(program, _QUICKLY) for name, program in evaluate.items()},
                 *(_compile(program, _QUICKLY) for program in (init, fix)),
             )
         )
-        self._compiling = (compiling, others)
-        self._states = init.out_info
-        self._metric_names = [*training.out_info[1].metrics]
-        self.queue_grid = learner.family.grid
-        self.tasks: Mapping[str, EvaluationTasks]
-        """The tasks of each split."""
 
-    def _with_sampler(self, index: Int[Array, ""]) -> MetaLearner:
-        return replace(self._learner, sampler=OneOf(self._samplers, index))
-
-    def metric_names(self, sampler: Sampler) -> list[str]:
-        """Metrics of a chunk of a run: those of its own sampler, of which a chunk has all samplers' together."""
-        grid = self._learner.family.grid
-        view = jax.eval_shape(lambda: View(empty_queue(grid.size), sampler.init(grid), jnp.int32(0)))
-        own = {f"sampler/{name}" for name in jax.eval_shape(sampler.metrics, view)}
-        return [name for name in self._metric_names if not name.startswith("sampler/") or name in own]
-
-    def wait_until_compiled(self, memory: float) -> None:
-        """Makes the programs ready.
+    def compiled(self, memory: float) -> "Programs":
+        """The programs, once they are ready.
 
         Args:
             memory: bytes that they may take.
@@ -116,18 +116,41 @@ class Programs:
         Raises:
             DoesNotFitError: if several runs take more than that, as the compiler counts it; one is tried anyway.
         """
-        training, others = self._compiling
-        self._train = training.result()
-        self._evaluate, self._init, fix = others.result()
-        needed = max(_bytes_taken(program, self._sharding) for program in (self._train, *self._evaluate.values()))
-        if needed > memory and self._runs > 1:
-            raise DoesNotFitError(f"{self._runs} runs need {needed / 2**30:.2g} GiB of {memory / 2**30:.2g}")
-        self.tasks = fix()
-        self._illustrate: Future[Any] = self._background.submit(self._compile_illustrate)
+        group, train = self._group, self._training.result()
+        evaluate, init, fix = self._others.result()
+        needed = max(_bytes_taken(program, group.sharding) for program in (train, *evaluate.values()))
+        if needed > memory and len(group.members) > 1:
+            raise DoesNotFitError(f"{len(group.members)} runs need {needed / 2**30:.2g} GiB of {memory / 2**30:.2g}")
+        illustrate = self._background.submit(_compile_illustrate, group)
+        return Programs(group, train, evaluate, init, fix(), illustrate, self._states, self._metric_names)
+
+
+@dataclass(frozen=True)
+class Programs:
+    """The compiled programs of a group, which train its runs at once and judge them: nothing compiles again later."""
+
+    _group: Group
+    _train: Any
+    _evaluate: Mapping[str, Any]
+    _init: Any
+    tasks: Mapping[str, EvaluationTasks]
+    """The tasks of each split."""
+    _illustrate: Future[Any]
+    _states: RunState
+    """Shapes and types."""
+    _metric_names: Sequence[str]
+    """Metrics of a chunk, those of all samplers together."""
+
+    def metric_names(self, sampler: Sampler) -> list[str]:
+        """Metrics of a chunk of a run: those of its own sampler, of which a chunk has all samplers' together."""
+        grid = self._group.learner.family.grid
+        view = jax.eval_shape(lambda: View(empty_queue(grid.size), sampler.init(grid), jnp.int32(0)))
+        own = {f"sampler/{name}" for name in jax.eval_shape(sampler.metrics, view)}
+        return [name for name in self._metric_names if not name.startswith("sampler/") or name in own]
 
     def begin(self) -> RunState:
         """The states of the runs before their first meta-step."""
-        return self._init(self._put(self._seeds), None)
+        return self._init(self._group.put(self._group.seeds), None)
 
     def save(self, states: RunState) -> list[dict[str, np.ndarray]]:
         """The leaves of every run's state by name, of the samplers' states only the run's own."""
@@ -135,7 +158,7 @@ class Programs:
         own = [{name: np.asarray(leaf) for name, leaf in pack({"sampler": each}).items()} for each in states.sampler]
         return [
             {name: np.asarray(leaf[row]) for name, leaf in {**shared, **own[member]}.items()}
-            for row, member in enumerate(self._members)
+            for row, member in enumerate(self._group.members)
         ]
 
     def restore(self, saved: Sequence[Mapping[str, np.ndarray]]) -> RunState:
@@ -144,27 +167,27 @@ class Programs:
         Raises:
             CheckpointError: if they are not of these programs.
         """
-        template = self._states._replace(sampler=())
+        group, template = self._group, self._states._replace(sampler=())
         names = [name for name in jax.eval_shape(pack, template) if all(name in each for each in saved)]
-        stacked = {name: np.stack([saved[row][name] for row in self._rows]) for name in names}
-        fresh = [sampler.init(self._learner.family.grid) for sampler in self._samplers]
+        stacked = {name: np.stack([saved[row][name] for row in group.rows]) for name in names}
+        fresh = [sampler.init(group.learner.family.grid) for sampler in group.samplers]
         rows = []
-        for row in self._rows:
-            member = self._members[row]
+        for row in group.rows:
+            member = group.members[row]
             own = unpack({"sampler": jax.eval_shape(lambda own: own, fresh[member])}, saved[row])["sampler"]
             rows.append((*fresh[:member], own, *fresh[member + 1 :]))
         sampler = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
-        return self._put(unpack(template, stacked)._replace(sampler=sampler))
+        return group.put(unpack(template, stacked)._replace(sampler=sampler))
 
     def advance(self, states: RunState, steps: int) -> tuple[RunState, Chunk]:
         """So many meta-steps: the states on the devices, the chunk on the host."""
-        states, chunk = self._train((self._indices, states), (jnp.int32(steps), self._data["train"]))
+        states, chunk = self._train((self._group.indices, states), (jnp.int32(steps), self._group.data["train"]))
         return states, jax.device_get(chunk)
 
     def evaluate(self, states: RunState) -> dict[str, dict[str, Float[np.ndarray, "runs tasks steps"]]]:
         """Every metric of every split on the fixed tasks after 0, 1, ... inner steps."""
         results = {
-            name: program(states.meta_params, (self.tasks[name], self._data[name]))
+            name: program(states.meta_params, (self.tasks[name], self._group.data[name]))
             for name, program in self._evaluate.items()
         }
         return jax.tree.map(np.asarray, results)
@@ -173,22 +196,20 @@ class Programs:
         self, states: RunState, row: int
     ) -> tuple[PriorityQueue, Float[np.ndarray, " cells"], dict[str, np.ndarray]]:
         """One run as figures show it besides its metrics: its queue, its distribution over cells and pictures."""
-        shown = (self._indices, states.meta_params, states.view)
+        shown = (self._group.indices, states.meta_params, states.view)
         index, meta_params, view = jax.tree.map(lambda leaf: np.asarray(leaf)[row], shown)
-        drawn = self._illustrate.result()(index, meta_params, view, self._data["eval"])
+        drawn = self._illustrate.result()(index, meta_params, view, self._group.data["eval"])
         return view.queue, *jax.device_get(drawn)
 
-    def _compile_illustrate(self) -> Any:
-        def illustrate(index: Int[Array, ""], meta_params: MetaParams, view: View, data: Any) -> Any:
-            p = OneOf(self._samplers, index).probabilities(self._learner.family.grid, view)
-            return p, self._evaluations["eval"].pictures(meta_params, data)
 
-        state = jax.eval_shape(lambda: self._with_sampler(jnp.int32(0)).init(0))
-        arguments = (jnp.int32(0), state.meta_params, state.view, self._data["eval"])
-        return _compile(jax.jit(illustrate).lower(*arguments), _QUICKLY)
+def _compile_illustrate(group: Group) -> Any:
+    def illustrate(index: Int[Array, ""], meta_params: MetaParams, view: View, data: Any) -> Any:
+        p = OneOf(group.samplers, index).probabilities(group.learner.family.grid, view)
+        return p, group.evaluations["eval"].pictures(meta_params, data)
 
-    def _put(self, rows: Any) -> Any:
-        return jax.device_put(rows, self._sharding)
+    state = jax.eval_shape(lambda: group.with_sampler(jnp.int32(0)).init(0))
+    arguments = (jnp.int32(0), state.meta_params, state.view, group.data["eval"])
+    return _compile(jax.jit(illustrate).lower(*arguments), _QUICKLY)
 
 
 def _compile(program: Any, level: int) -> Any:
