@@ -107,6 +107,8 @@ def test_the_predecessor_has_no_floor_and_its_own_epsilon():
         (["~steps"], "steps: is missing"),
         (["evaluation=null"], "evaluation=None: must be a group of keys"),
         (["optimizer=null"], "optimizer=None: must be a group of keys"),
+        (["~task=[]"], "~task=[]: must name the choice to leave out, or nothing"),
+        (["~task=sin2d"], "task: is missing"),
         (["task=null"], "task=None: must be set to one of its choices"),
         (["meta_batch=1000000000000"], "meta_batch=1000000000000: must be less than or equal to 1000000"),
         (["model.widths=[100000000,100000000]"], "model: has 1e+16 weights. At most 1e+09 are allowed"),

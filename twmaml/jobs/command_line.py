@@ -37,7 +37,11 @@ def check_arguments(arguments: Sequence[str]) -> None:
         group, value = override.key_or_group, override.value()
         if isinstance(value, ChoiceSweep) and any(isinstance(each, Sweep) for each in value.list):
             raise ConfigurationError(f"{override.input_line}: a sweep cannot stand in a list of values; write them out")
-        if not (Path(configuration_folder()) / group).is_dir() or override.is_delete():
+        if not (Path(configuration_folder()) / group).is_dir():
+            continue
+        if override.is_delete():
+            if not isinstance(value, str | QuotedString | None):
+                raise ConfigurationError(f"{override.input_line}: must name the choice to leave out, or nothing")
             continue
         if isinstance(value, ChoiceSweep):
             choices = value.list
