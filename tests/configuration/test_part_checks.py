@@ -8,11 +8,12 @@ import optax
 import pytest
 
 from tests.configuration.test_build import build, mistake
+from twmaml.adaptation.base import Adaptation
 from twmaml.configuration.part_checks import attributing_errors
 from twmaml.samplers.base import Draw, Sampler
 from twmaml.samplers.uniform import Uniform
 from twmaml.tasks.sinusoid import Sinusoid
-from twmaml.types import Outcome
+from twmaml.types import Metric, Outcome
 
 CELLS = 49 * 36
 
@@ -139,3 +140,64 @@ def test_there_is_nothing_to_interpolate_between_categories():
     kinds = "{_target_: twmaml.space.axis.Categories, names: [a, b]}"
     line = mistake("sampler=delta", "sampler.interpolate=true", "task=quadratic", f"task.b={kinds}")
     assert line.startswith(("sampler.interpolate=True: there is nothing between the categories of b", "task.b"))
+
+
+@dataclass(frozen=True)
+class WithMore(Sampler):
+    """Methods that take more than they must, or anything."""
+
+    def probabilities(self, grid, view, temperature=1.0):
+        return jnp.full(grid.size, temperature / grid.size)
+
+    def metrics(self, *views: Any, **others: Any):
+        return {}
+
+
+def test_a_method_may_take_more_than_it_must():
+    build(f"sampler._target_={__name__}.WithMore")
+
+
+@dataclass(frozen=True)
+class Stepless(Adaptation):
+    def step(self, model, meta_params, fast, loss_of, key, index):
+        return fast
+
+
+@dataclass(frozen=True)
+class FaultyPicture(Sinusoid):
+    fault: str = ""
+
+    def picture(self, episode, support, path) -> Any:
+        faulty: dict[str, Any] = {
+            "a list": lambda: [jnp.zeros(3)],
+            "tasks": lambda: {"tasks": jnp.zeros(3)},
+            "an error": lambda: {"x": episode["height"]},
+        }
+        return faulty[self.fault]()
+
+
+@dataclass(frozen=True)
+class FaultyMetric(Sinusoid):
+    metrics = (Metric("mean error", "mean error"),)
+
+
+def test_an_adaptation_must_say_how_many_steps_it_takes():
+    without = [f"adaptation._target_={__name__}.Stepless", "~adaptation.learning_rate", "~adaptation.first_order"]
+    assert mistake(*without, "~adaptation.steps") == "adaptation: steps must be a number of inner steps. Got None"
+
+
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [
+        ("a list", "task: picture must return arrays by name. Got a list"),
+        ("tasks", "task: picture must not return tasks"),
+        ("an error", "task: KeyError: 'height' (test_part_checks.py"),
+    ],
+)
+def test_a_picture_is_tried_before_anything_is_trained(fault, line):
+    assert mistake(f"task._target_={__name__}.FaultyPicture", f"+task.fault={fault}").startswith(line)
+
+
+def test_the_key_of_a_metric_is_part_of_names():
+    line = mistake(f"task._target_={__name__}.FaultyMetric")
+    assert line == "task: the key of a metric must be one word of small letters. Got mean error"

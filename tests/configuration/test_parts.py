@@ -34,3 +34,11 @@ def test_parts_around_arrays_train_as_parts_that_were_built_with_those_numbers()
 def test_what_shapes_a_program_is_no_argument_of_it(key):
     with pytest.raises(ValueError, match=key):
         build("sampler=weighted", *SMALL).with_numbers({key: jnp.float32(1)})
+
+
+def test_the_numbers_reach_what_judges_too():
+    parts = build("sampler=weighted", *SMALL, "+evaluation.splits.wide.task.x_high=6.0")
+    changed = parts.with_numbers({"adaptation.learning_rate": jnp.float32(0.03)})
+    for name, each in changed.evaluations.items():
+        assert float(each.learner.adaptation.learning_rate) == pytest.approx(0.03)  # type: ignore[attr-defined]
+        assert each.learner.family is parts.evaluations[name].learner.family

@@ -300,3 +300,80 @@ def test_no_two_uses_share_a_key(make_learner):
     note("task", key)
     assert set(noted) == {"draw", "update", "episode", "support", "query", "task"}
     assert len({*noted.values()}) == len(noted)
+
+
+class Preferring(Proportional):
+    """Weighs by the losses of the whole batch, and counts its meta-batches."""
+
+    def init(self, grid):
+        return jnp.int32(0)
+
+    def weigh(self, report, view):
+        return report.losses / jnp.mean(report.losses)
+
+    def update(self, key, grid, report, view):
+        return view.own + 1
+
+
+@pytest.mark.parametrize("meta_batch", [6, 7])
+def test_devices_that_share_a_batch_weigh_it_as_a_whole(meta_batch, make_learner):
+    learner = make_learner(Preferring("losses", False), meta_batch=meta_batch)
+    states, results = jax.vmap(learner.init)(jnp.arange(2, dtype=jnp.uint32)), []
+    for each in (learner, dataclasses.replace(learner, task_devices=2)):
+        train = over_runs(partial(train_chunk, each), shard_runs(2, each.task_devices))
+        results.append(jax.device_get(train(states, jnp.int32(15))))
+    (alone, chunk), (together, shared) = results
+    assert (chunk.metrics["weights/max"] > 1.1).all()
+    np.testing.assert_allclose(chunk.metrics["weights/max"], shared.metrics["weights/max"], rtol=1e-4)
+    for one, other in zip(jax.tree.leaves(alone.meta_params), jax.tree.leaves(together.meta_params), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_in_one_program_only_the_chosen_sampler_weighs_and_counts(make_learner):
+    rules = [Uniform(), Preferring("losses", False)]
+
+    def train(index):
+        learner = make_learner(OneOf(rules, index))
+        return train_chunk(learner, learner.init(0), jnp.int32(9))
+
+    states, chunk = jax.jit(jax.vmap(train))(jnp.arange(2))
+    assert states.sampler[1].tolist() == [0, 9]
+    assert chunk.metrics["weights/max"][0] == 1 < chunk.metrics["weights/max"][1]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_entropy_of_what_is_only_a_proposal_is_unknown(shared, make_learner):
+    class Selecting(Uniform):
+        selects = True
+
+    sampler = OneOf([Uniform(), Selecting()], jnp.int32(1)) if shared else Selecting()
+    learner = make_learner(sampler)
+    _, chunk = jax.jit(partial(train_chunk, learner))(learner.init(0), jnp.int32(2))
+    assert np.isnan(chunk.metrics["queue/entropy"])
+
+
+def test_a_family_on_policy_collects_anew_at_each_step_with_the_network_as_it_is(make_learner):
+    class OnPolicy(Sinusoid):
+        on_policy = True
+
+        def collect(self, key, episode, part, predict, n):
+            examples = super().collect(key, episode, part, predict, n)
+            return examples._replace(targets=examples.targets + jax.lax.stop_gradient(predict(examples.inputs)))
+
+    family = OnPolicy(Interval(0.5, 4.5, 4), Interval(0.0, 180.0, 5, "deg"), 1.0, -5.0, 5.0)
+    maml = MAML(0.1, 2)
+    learner = make_learner(family=family, adaptation=maml)
+    state, key, task = learner.init(0), jax.random.key(1), jnp.array([2.0, 1.0])
+    _, outcome = jax.jit(learner.adapt_and_judge)(state.meta_params, key, task, (), state.step)
+    _, adapt_key, query_key = jax.random.split(key, 3)
+    episode, params = learner.episode(key, task, ()), state.meta_params
+    for step_key in jax.random.split(adapt_key, 2):
+
+        def loss(params, fixed, step_key=step_key):
+            examples = family.collect(step_key, episode, "support", partial(learner.model.apply, fixed), 3)
+            return jnp.mean((learner.model.apply(params, examples.inputs) - examples.targets) ** 2)
+
+        params = jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params, params))
+    predict = partial(learner.model.apply, params)
+    expected = family.outcome(predict, family.collect(query_key, episode, "query", predict, 4)).loss
+    np.testing.assert_allclose(outcome.loss, expected, rtol=1e-4)

@@ -17,7 +17,9 @@ from twmaml.configuration.explain import explain_instantiation
 from twmaml.configuration.instantiation import build_model, build_part
 from twmaml.configuration.part_checks import (
     attributing_errors,
+    check_adaptation,
     check_outcome,
+    check_pictures,
     check_sampler,
     check_signatures,
     check_step,
@@ -81,6 +83,7 @@ def _check_parts(learner: MetaLearner) -> dict[str, Any]:
     }
     for key, base in (("task", TaskFamily), ("sampler", Sampler), ("adaptation", Adaptation)):
         check_signatures(key, parts[key], base)
+    check_adaptation(learner.adaptation)
     with attributing_errors(parts):
         check_sampler(learner.sampler, learner.family.grid, learner.meta_batch)
     return parts
@@ -118,6 +121,7 @@ def _check_programs(
         judging = jax.make_jaxpr(evaluation.results)(state.meta_params, tasks, data[name])
         cells = f"evaluation.cells={[*evaluation.grid.shape]} evaluation.draws={evaluation.draws}"
         of_data = f"evaluation.queries={evaluation.queries} evaluation.steps={evaluation.steps} shots={learner.shots}"
+        check_pictures(jax.eval_shape(evaluation.pictures, state.meta_params, data[name])[1])
         needs.append(Need("evaluating", least_bytes(judging), f"{cells} {of_data} {network}"))
     return needs
 

@@ -1,6 +1,7 @@
 """Checks that the parts of a job keep what their protocols promise. Told by tracing them; nothing is compiled."""
 
 import inspect
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from twmaml.adaptation.base import Adaptation
 from twmaml.errors import ConfigurationError, innermost, one_line
 from twmaml.samplers.base import Report, Sampler, View
 from twmaml.space.grid import ParameterGrid
@@ -26,12 +28,26 @@ def check_signatures(key: str, part: Any, base: type) -> None:
         own = getattr(type(part), name, None)
         if name.startswith("_") or not inspect.isfunction(method) or not inspect.isfunction(own):
             continue
-        wanted, given = ([*inspect.signature(each).parameters] for each in (method, own))
-        former = {"queue", "step"} & {*given} - {*wanted}  # before samplers had a view
-        if len(given) != len(wanted) or former:
-            raise ConfigurationError(
-                f"{key}: {type(part).__name__}.{name}({', '.join(given)}) must take ({', '.join(wanted)})"
-            )
+        wanted, signature = [*inspect.signature(method).parameters], inspect.signature(own)
+        try:
+            signature.bind(*wanted)
+        except TypeError:
+            fits = False
+        else:
+            fits = not {"queue", "step"} & {*signature.parameters} - {*wanted}  # from before samplers had a view
+        if not fits:
+            raise ConfigurationError(f"{key}: {type(part).__name__}.{name}{signature} must take ({', '.join(wanted)})")
+
+
+def check_adaptation(adaptation: Adaptation) -> None:
+    """Refuses an adaptation that does not say how many steps it takes.
+
+    Raises:
+        ConfigurationError: with what it has instead.
+    """
+    steps = vars(adaptation).get("steps", getattr(type(adaptation), "steps", None))
+    if not isinstance(steps, int) or steps < 0:
+        raise ConfigurationError(f"adaptation: steps must be a number of inner steps. Got {steps}")
 
 
 def check_sampler(sampler: Sampler, grid: ParameterGrid, tasks: int) -> None:
@@ -87,9 +103,23 @@ def check_outcome(outcome: Any, family: TaskFamily) -> None:
         if name in _TAKEN:
             raise ConfigurationError(f"task: a metric must not be called {name}, which is something else")
         _expect(f"task: the metric {name} of an outcome", value, (), jnp.number)
-    missing = [metric.key for metric in family.metrics if metric.key not in outcome.metrics]
-    if missing:
-        raise ConfigurationError(f"task: an outcome must have the family's metric {missing[0]}")
+    for metric in family.metrics:
+        if not re.fullmatch(r"[a-z]\w*", metric.key):  # part of the names of columns and arrays
+            raise ConfigurationError(f"task: the key of a metric must be one word of small letters. Got {metric.key}")
+        if metric.key not in outcome.metrics:
+            raise ConfigurationError(f"task: an outcome must have the family's metric {metric.key}")
+
+
+def check_pictures(pictures: Any) -> None:
+    """Refuses pictures, of which these are the forms, that could not be saved.
+
+    Raises:
+        ConfigurationError: with what they must be.
+    """
+    if not isinstance(pictures, Mapping):
+        raise ConfigurationError(f"task: picture must return arrays by name. Got {_form(pictures)}")
+    if "tasks" in pictures:
+        raise ConfigurationError("task: picture must not return tasks, as pictures.npz has others of that name")
 
 
 def check_step(before: Any, after: Any) -> None:

@@ -27,8 +27,8 @@ def describe(job: Job) -> tuple[str, dict[str, str]]:
     seeds = ", ".join(map(str, settings.seeds))
     axes = (f"{name} {axis.span}" for name, axis in learner.family.grid.axes.items())
     cells = " × ".join(map(str, learner.family.grid.shape))
-    weights = jax.eval_shape(learner.model.init, jax.random.key(0), learner.family.example_input)
-    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(weights))
+    learned = jax.eval_shape(lambda: learner.init(0)).meta_params
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(learned))
     return f"twmaml: {job.title}, seed {seeds}", {
         "tasks": f"{', '.join(axes)}; {cells} = {learner.family.grid.size:,} cells",
         "sampler": _sampler_line(job.config),

@@ -87,7 +87,7 @@ class Terminal:
     def finish(self, rows: Sequence[tuple[int, Mapping[str, float]]], paths: Mapping[str, str | Path]) -> None:
         """The closing table (one row an inner step) and where everything is."""
         if rows and self.console.is_terminal:
-            table = Table(title="evaluation over the grid of tasks", title_justify="left", header_style="bold")
+            table = Table(title="evaluation loss over the grid of tasks", title_justify="left", header_style="bold")
             table.add_column("inner steps", justify="right")
             for name in rows[0][1]:
                 table.add_column(name, justify="right")

@@ -86,8 +86,10 @@ class Evaluation:
 
         return jax.lax.map(results_of_one, (fixed.tasks, fixed.keys), batch_size=_TASKS_AT_ONCE)
 
-    def pictures(self, meta_params: MetaParams, data: PyTree[Array] = ()) -> dict[str, Array]:
-        """The family's pictures of three tasks, along the first axis of every array; empty if it has none.
+    def pictures(
+        self, meta_params: MetaParams, data: PyTree[Array] = ()
+    ) -> tuple[Float[Array, "tasks axes"], Any]:
+        """Three tasks, and the family's pictures of them along the first axis of every array; none if it has none.
 
         The first parameter is low, in the middle and high (10, 50 and 90 % of its range), the others are in
         the middle. Their data is neither training's nor evaluation's.
@@ -98,7 +100,7 @@ class Evaluation:
         columns = [first.value(jnp.array([0.1, 0.5, 0.9]))]
         columns += [axis.value(jnp.full(3, 0.5)) for axis in others]
 
-        def picture(task: Array) -> dict[str, Array]:
+        def picture(task: Array) -> Any:
             episode = learner.episode(key, task, data)
             support = learner.collect_support(key, episode)
             loss_of = learner.loss_of(episode, support)
@@ -114,5 +116,4 @@ class Evaluation:
             return learner.family.picture(episode, support, path)
 
         tasks = jnp.stack(columns, axis=1)
-        pictures = jax.vmap(picture)(tasks)
-        return {"tasks": tasks, **pictures} if pictures else {}
+        return tasks, jax.vmap(picture)(tasks)

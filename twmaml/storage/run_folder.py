@@ -17,7 +17,7 @@ from twmaml.storage.flat_config import flatten
 log = logging.getLogger(__name__)
 
 
-MAY_CHANGE = ("steps", "checkpoint", "wandb", "devices.memory_gib")
+MAY_CHANGE = ("steps", "checkpoint", "figures", "wandb", "devices.memory_gib")
 """Keys that a run may go on with another value of: neither its numbers nor the rows of its metrics.csv depend on
 them, but for where they end."""
 

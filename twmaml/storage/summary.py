@@ -56,7 +56,7 @@ def read(folder: Path) -> Summary:
             status=str(found["status"]),
             seed=int(found["seed"]),
             step=int(found["step"]),
-            wall_seconds=float(found.get("wall_seconds") or math.nan),
+            wall_seconds=float(found.get("wall_seconds", math.nan)),
             runs_at_once=found.get("runs_at_once"),
             meta_steps_per_second=found.get("meta_steps_per_second"),
             metrics={k: math.nan if v is None else float(v) for k, v in found.items() if "/" in k},

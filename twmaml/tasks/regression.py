@@ -1,5 +1,6 @@
 """The part that all regressions share."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -54,9 +55,9 @@ class Regression(TaskFamily):
         """One real number."""
         return jnp.zeros(1)
 
+    @abstractmethod
     def target(self, parameters: Parameters, x: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
         """The task's function."""
-        raise NotImplementedError
 
     def episode(self, key: Key[Array, ""], task: Float[Array, " axes"], data: PyTree[Array]) -> Parameters:
         """All parameters of a task: those of the grid, those drawn anew, and the fixed ones."""

@@ -194,8 +194,8 @@ class Programs:
 
     def illustrate(
         self, states: RunState, row: int
-    ) -> tuple[PriorityQueue, Float[np.ndarray, " cells"], dict[str, np.ndarray]]:
-        """One run as figures show it besides its metrics: its queue, its distribution over cells and pictures."""
+    ) -> tuple[PriorityQueue, Float[np.ndarray, " cells"], np.ndarray, dict[str, np.ndarray]]:
+        """One run as figures show it: its queue, its distribution over cells, some tasks and their pictures."""
         shown = (self._group.indices, states.meta_params, states.view)
         index, meta_params, view = jax.tree.map(lambda leaf: np.asarray(leaf)[row], shown)
         drawn = self._illustrate.result()(index, meta_params, view, self._group.data["eval"])
@@ -205,7 +205,7 @@ class Programs:
 def _compile_illustrate(group: Group) -> Any:
     def illustrate(index: Int[Array, ""], meta_params: MetaParams, view: View, data: Any) -> Any:
         p = OneOf(group.samplers, index).probabilities(group.learner.family.grid, view)
-        return p, group.evaluations["eval"].pictures(meta_params, data)
+        return p, *group.evaluations["eval"].pictures(meta_params, data)
 
     state = jax.eval_shape(lambda: group.with_sampler(jnp.int32(0)).init(0))
     arguments = (jnp.int32(0), state.meta_params, state.view, group.data["eval"])

@@ -259,11 +259,11 @@ def _figure_data(run: Recorder, programs: Programs, shared: Shared, results: Res
     """The data of a run's figures; writes its pictures besides."""
     from twmaml.figures.run import FigureData  # noqa: PLC0415  imported in the background by now
 
-    queue, probabilities, drawn = programs.illustrate(states, run.index)
+    queue, probabilities, tasks, arrays = programs.illustrate(states, run.index)
     evaluation = shared.evaluations["eval"]
     pictures = None
-    if drawn:
-        pictures = pictures_file.Pictures(drawn.pop("tasks") / evaluation.grid.scale, drawn)
+    if arrays:
+        pictures = pictures_file.Pictures(tasks / evaluation.grid.scale, arrays)
         pictures_file.write(run.folder, pictures)
     return FigureData(
         title=f"{run.spec.title}, meta-step {run.result.step:,}",
