@@ -65,7 +65,7 @@ def cell_labels(axis: ParameterAxis) -> list[str] | None:
         middles = (edges[:-1] + edges[1:]) / 2
         return [labels[int(np.abs(np.array(places) - middle).argmin())] for middle in middles]
     inside = [jnp.asarray(edges[:-1], jnp.float32), jnp.nextafter(jnp.asarray(edges[1:], jnp.float32), -jnp.inf)]
-    low, high = (np.asarray(axis.value(ends)) / axis.scale for ends in inside)
+    low, high = (np.asarray(axis.ends(ends).value) / axis.scale for ends in inside)
     return [f"{a:.3g} to {b:.3g}" for a, b in zip(low, high, strict=True)]
 
 

@@ -86,9 +86,7 @@ class Evaluation:
 
         return jax.lax.map(results_of_one, (fixed.tasks, fixed.keys), batch_size=_TASKS_AT_ONCE)
 
-    def pictures(
-        self, meta_params: MetaParams, data: PyTree[Array] = ()
-    ) -> tuple[Float[Array, "tasks axes"], Any]:
+    def pictures(self, meta_params: MetaParams, data: PyTree[Array] = ()) -> tuple[Float[Array, "tasks axes"], Any]:
         """Three tasks, and the family's pictures of them along the first axis of every array; none if it has none.
 
         The first parameter is low, in the middle and high (10, 50 and 90 % of its range), the others are in
@@ -96,9 +94,7 @@ class Evaluation:
         """
         learner = self.learner
         key = jax.random.fold_in(jax.random.key(self.seed), _PICTURES)
-        first, *others = self.grid.axes.values()
-        columns = [first.value(jnp.array([0.1, 0.5, 0.9]))]
-        columns += [axis.value(jnp.full(3, 0.5)) for axis in others]
+        position = jnp.full((3, len(self.grid.axes)), 0.5).at[:, 0].set(jnp.array([0.1, 0.5, 0.9]))
 
         def picture(task: Array) -> Any:
             episode = learner.episode(key, task, data)
@@ -115,5 +111,5 @@ class Evaluation:
 
             return learner.family.picture(episode, support, path)
 
-        tasks = jnp.stack(columns, axis=1)
+        tasks = self.grid.at(position)
         return tasks, jax.vmap(picture)(tasks)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, Protocol, runtime_checkable
+from typing import Annotated, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +16,20 @@ from twmaml.types import Real
 _STRICT = ConfigDict(strict=True, extra="forbid")
 
 _Piece = Annotated[tuple[Real, Real, PositiveInt], Field(strict=False)]  # a list, in YAML
+
+
+class Ends(NamedTuple):
+    """A straight piece of an axis, and how far along it something lies, from 0 to 1."""
+
+    low: Float[Array, "*any"] | np.float32
+    high: Float[Array, "*any"] | np.float32
+    fraction: Float[Array, "*any"] | np.float32
+
+    @property
+    def value(self) -> Float[Array, "*any"]:
+        """The entry of a task there."""
+        # Both ends weighted, so that 1 gives the high end itself and nothing above it.
+        return jnp.asarray(self.low * (1 - self.fraction) + self.high * self.fraction)
 
 
 @runtime_checkable
@@ -52,8 +66,8 @@ class Axis(Protocol):
         """Cells along the axis in evaluation, each of which has its tasks at the centre."""
         ...
 
-    def value(self, position: Float[Array, "*any"]) -> Float[Array, "*any"]:
-        """The entry of a task at a position."""
+    def ends(self, position: Float[Array, "*any"]) -> Ends:
+        """The straight piece of the range that a position lies on, as a task carries it."""
         ...
 
     def position(self, value: Float[Array, "*any"]) -> Float[Array, "*any"]:
@@ -116,13 +130,12 @@ class Interval:
         """`evaluation_cells`, or as many as the queue's."""
         return self.cells if self.evaluation_cells is None else self.evaluation_cells
 
-    def value(self, position: Float[Array, "*any"]) -> Float[Array, "*any"]:
-        """Linear from `low` at 0 to `high` at 1."""
-        # Both ends weighted, so that 1 gives `high` itself and nothing above it.
-        return np.float32(self.low * self.scale) * (1 - position) + np.float32(self.high * self.scale) * position
+    def ends(self, position: Float[Array, "*any"]) -> Ends:
+        """The range itself."""
+        return Ends(np.float32(self.low * self.scale), np.float32(self.high * self.scale), position)
 
     def position(self, value: Float[Array, "*any"]) -> Float[Array, "*any"]:
-        """The inverse of `value`."""
+        """The inverse of `ends`."""
         low, high = np.float32(self.low * self.scale), np.float32(self.high * self.scale)
         return (value - low) / (high - low)
 
@@ -184,16 +197,15 @@ class Segments:
         """`evaluation_cells`, or as many as the queue's."""
         return self.cells if self.evaluation_cells is None else self.evaluation_cells
 
-    def value(self, position: Float[Array, "*any"]) -> Float[Array, "*any"]:
-        """Linear inside each interval; a position at a gap belongs to the interval above it."""
+    def ends(self, position: Float[Array, "*any"]) -> Ends:
+        """An interval; a position at a gap belongs to the one above it."""
         low, high, cells, start = self._arrays()
         counted = position * self.cells
         index = jnp.sum(counted[..., None] >= start[1:], axis=-1)
-        fraction = (counted - start[index]) / cells[index]
-        return low[index] * (1 - fraction) + high[index] * fraction
+        return Ends(low[index], high[index], (counted - start[index]) / cells[index])
 
     def position(self, value: Float[Array, "*any"]) -> Float[Array, "*any"]:
-        """The inverse of `value`; a value in a gap has the position of the nearer end of an interval."""
+        """The inverse of `ends`; a value in a gap has the position of the nearer end of an interval."""
         low, high, cells, start = self._arrays()
         index = jnp.sum(value[..., None] >= (high[:-1] + low[1:]) / 2, axis=-1)
         counted = start[index] + (value - low[index]) / (high[index] - low[index]) * cells[index]
@@ -264,9 +276,10 @@ class Categories:
         """Every kind."""
         return self.cells
 
-    def value(self, position: Float[Array, "*any"]) -> Float[Array, "*any"]:
-        """The index of the kind, as a float."""
-        return jnp.floor(position * self.cells)
+    def ends(self, position: Float[Array, "*any"]) -> Ends:
+        """A single value: the index of the kind, as a float."""
+        kind = jnp.floor(position * self.cells)
+        return Ends(kind, kind, np.float32(0))
 
     def position(self, value: Float[Array, "*any"]) -> Float[Array, "*any"]:
         """The middle of the cell."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from twmaml.space.axis import Axis
+from twmaml.space.axis import Axis, Ends
 
 
 class ParameterGrid:
@@ -53,6 +53,15 @@ class ParameterGrid:
         """The grid of the evaluation tasks that the axes ask for."""
         return self.with_cells([axis.cells_in_evaluation for axis in self.axes.values()])
 
+    def at(self, position: Float[Array, "tasks axes"]) -> Float[Array, "tasks axes"]:
+        """The tasks at positions, which run from 0 to 1 along each axis."""
+        pieces = [axis.ends(position[:, i]) for i, axis in enumerate(self.axes.values())]
+        # One operation over all axes: what a program makes of each number does not depend on the others' kinds.
+        columns = (
+            [jnp.broadcast_to(part, position.shape[:1]) for part in parts] for parts in zip(*pieces, strict=True)
+        )
+        return Ends(*(jnp.stack(column, axis=1) for column in columns)).value
+
     def centres(self) -> Float[Array, "cells axes"]:
         """The task at the centre of every cell."""
         return self._place(jnp.arange(self.size, dtype=jnp.int32), jnp.float32(0.5))
@@ -76,7 +85,7 @@ class ParameterGrid:
         shape = jnp.array(self.shape, jnp.float32)
         folded = jnp.where(position < 0, -position, position)
         folded = jnp.where(folded > shape, 2 * shape - folded, folded)
-        return self._value(folded / shape)
+        return self.at(folded / shape)
 
     def locate(self, tasks: Float[Array, "tasks axes"]) -> Int[Array, " tasks"]:
         """The cell that holds each task; a task outside belongs to the nearest cell."""
@@ -105,10 +114,7 @@ class ParameterGrid:
         return jnp.sum(index * jnp.array(strides, jnp.int32), axis=1, dtype=jnp.int32)
 
     def _place(self, cells: Int[Array, " tasks"], offset: Float[Array, "..."]) -> Float[Array, "tasks axes"]:
-        return self._value((self._unravel(cells) + offset) / jnp.array(self.shape, jnp.float32))
-
-    def _value(self, position: Float[Array, "tasks axes"]) -> Float[Array, "tasks axes"]:
-        return jnp.stack([axis.value(position[:, i]) for i, axis in enumerate(self.axes.values())], axis=1)
+        return self.at((self._unravel(cells) + offset) / jnp.array(self.shape, jnp.float32))
 
     def _position(self, tasks: Float[Array, "tasks axes"]) -> Float[Array, "tasks axes"]:
         position = jnp.stack([axis.position(tasks[:, i]) for i, axis in enumerate(self.axes.values())], axis=1)
