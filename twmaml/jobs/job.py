@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from twmaml.configuration.build import Parts, build_parts
 from twmaml.configuration.settings import Settings, read_settings
 from twmaml.errors import ConfigurationError, ExpectedError
-from twmaml.jobs.process import allow_open_files
+from twmaml.jobs.process import allow_open_files, prepare_jax
 from twmaml.storage.run_folder import Finished, RunFolder, State
 from twmaml.training.group import train_runs
 from twmaml.training.memory import check_memory
@@ -134,7 +134,8 @@ _built: dict[str, Parts] = {}
 
 
 def build_once(config: Mapping[str, Any]) -> Parts:
-    """The parts of a job, built only once for all jobs that have the same."""
+    """The parts of a job, built only once for all jobs that have the same; the first thing that uses JAX."""
+    prepare_jax()
     key = build_key(config)
     if key not in _built:
         cfg = OmegaConf.create(dict(config))
@@ -176,7 +177,7 @@ def finished_job(config: Mapping[str, Any], folder: Path) -> float | None:
 
 def result_in(states: Sequence[State]) -> float | None:
     """The result of a job whose folders hold finished runs; None if one of them does not."""
-    losses = [state.metrics["eval/loss"] for state in states if isinstance(state, Finished)]
+    losses = [state.end.metrics["eval/loss"] for state in states if isinstance(state, Finished)]
     return float(np.mean(losses)) if len(losses) == len(states) else None
 
 
@@ -188,8 +189,11 @@ def train_jobs(jobs: Sequence[Job], progress: Progress, stop: Stop, drawing: Exe
         for job in jobs:
             check_machine(job.parts)
         s, parts = jobs[0].settings, jobs[0].parts  # which are the others' too, as far as a program depends on them
-        plan = Plan(s.steps, s.log_every, s.evaluation.every, s.figures_every, s.checkpoint.every, s.checkpoint.keep)
-        shared = Shared(parts.learner, parts.evaluations, parts.data, parts.figures, plan, s.devices.memory_gib)
+        periods = s.log_every, s.evaluation.every, s.figures_every, s.checkpoint.every
+        plan = Plan(s.steps, *periods, keep=s.checkpoint.keep, patience=s.evaluation.patience)
+        shared = Shared(
+            parts.learner, parts.evaluations, parts.data, parts.fingerprint, parts.figures, plan, s.devices.memory_gib
+        )
         specs = [spec for job in jobs for spec in job.specs()]
         results = {run.folder: run for run in train_runs(shared, specs, progress, stop, drawing)}
         return [[results[run.path] for run in job.runs if run.path in results] for job in jobs]

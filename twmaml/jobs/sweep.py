@@ -20,7 +20,7 @@ from twmaml.jobs.job import (
     result_of,
     train_jobs,
 )
-from twmaml.jobs.process import allow_open_files, prepare_jax, stop_on_interrupt
+from twmaml.jobs.process import allow_open_files, stop_on_interrupt
 from twmaml.jobs.report import jobs_title, resume_command, upload_command
 from twmaml.jobs.terminal import SweepTerminal
 from twmaml.storage.files import shorten
@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 @contextmanager
 def sweep(groups: Sequence[Described], folder: Path) -> Iterator[RunGroup]:
     """Makes ready to train groups of jobs, each as one program; refuses those that the machine is too small for."""
-    prepare_jax()
     folder = folder.absolute()
     checked: set[str] = set()
     for number, (overrides, config) in [job for group in groups for job in group.items()]:

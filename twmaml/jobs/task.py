@@ -23,7 +23,7 @@ from twmaml.jobs.job import (
     states_in,
     train_jobs,
 )
-from twmaml.jobs.process import prepare_jax, stop_on_interrupt
+from twmaml.jobs.process import stop_on_interrupt
 from twmaml.jobs.report import closing_paths, closing_table, describe, resume_command
 from twmaml.jobs.sweep import sweep
 from twmaml.jobs.terminal import Terminal
@@ -50,7 +50,6 @@ class TrainTask:
 
     def validate(self, config: Mapping[str, Any], folder: Path) -> None:
         """Checks all that a job could stumble over before it compiles."""
-        prepare_jax()
         read_settings(OmegaConf.create(dict(config)))
         build_once(config)
         with suppress(CheckpointError):  # which is a matter of that job alone
@@ -76,7 +75,6 @@ def train_job(cfg: DictConfig) -> float:
         TrainingFailedError: if a loss stopped being finite; everything up to there is on disk.
         KeyboardInterrupt: after Ctrl-C, when everything up to there is on disk.
     """
-    prepare_jax()
     with closing(Job.open(cfg)) as job:
         result = result_in([run.state for run in job.runs])
         if result is not None:
