@@ -1,7 +1,8 @@
 """Kills a run again and again, and lets it go on: in the end it must be the run that nobody has disturbed, to the bit.
 
 `python scripts/torture.py` kills it 30 times (`kill -9`) and asks it 10 times to end (SIGTERM), at random moments of
-the training and, now and then, of the start. After each, every file must be readable.
+the training and, now and then, of the start. After each, every file must be readable. `--task glyphs` does so with
+images.
 """
 
 import argparse
@@ -22,14 +23,21 @@ from twmaml.storage.metrics_file import read_metrics
 SMALL = [
     "log_every=100",
     "evaluation.every=1000",
-    "evaluation.cells=[4,3]",
-    "model.widths=[8]",
     "meta_batch=4",
     "checkpoint.every=500",
     "wandb.mode=disabled",
     "sampler=importance_delta",
 ]
 """A run that is over soon, with all of a run's files."""
+
+OF_TASK = {
+    "sin2d": ["evaluation.cells=[4,3]", "model.widths=[8]"],
+    "glyphs": [
+        *("model.filters=4", "task.ways=3", "evaluation.splits.eval.draws=1", "evaluation.splits.seen.draws=1"),
+        *("task.noise.evaluation_cells=1", "evaluation.steps=1"),
+    ],
+}
+"""What makes each task small."""
 
 AT_START = 0.15
 """The share of signals that come while the program starts."""
@@ -60,7 +68,7 @@ def checkpoint_of(folder: Path) -> Checkpoint | None:
 def check_files(folder: Path) -> int:
     """Reads every file that a killed run has left; the step of its newest checkpoint."""
     assert (folder / "metrics.csv").read_bytes().endswith(b"\n")
-    for path in (folder / "evaluation").glob("*.npz"):
+    for path in (folder / "evaluation").rglob("*.npz"):
         with np.load(path) as saved:
             assert saved["losses"].size > 0
     checkpoint = checkpoint_of(folder)
@@ -98,8 +106,8 @@ def disturb(folder: Path, overrides: Sequence[str], number: signal.Signals, at: 
 def differences(first: Path, second: Path) -> list[str]:
     """Everything that is not the same in two runs."""
     differing = []
-    names = [path.relative_to(first) for path in (first / "evaluation").glob("*")]
-    if set(names) != {path.relative_to(second) for path in (second / "evaluation").glob("*")}:
+    names = [path.relative_to(first) for path in (first / "evaluation").rglob("*.*")]
+    if set(names) != {path.relative_to(second) for path in (second / "evaluation").rglob("*.*")}:
         differing.append("the names in evaluation/")
     for name in [Path("metrics.csv"), *names]:
         if (first / name).read_bytes() != (second / name).read_bytes():
@@ -122,6 +130,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=30, help="kill -9")
     parser.add_argument("--terms", type=int, default=10, help="SIGTERM")
     parser.add_argument("--steps", type=int, default=100_000, help="length of the run in meta-steps")
+    parser.add_argument("--task", default="sin2d", choices=list(OF_TASK), help="what is trained")
     parser.add_argument("--seed", type=int, default=None, help="of the moments; by default other ones each time")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="configuration, as for twmaml.train")
     arguments = parser.parse_args()
@@ -129,7 +138,7 @@ def main() -> None:
     signals = [signal.SIGKILL] * arguments.kills + [signal.SIGTERM] * arguments.terms
     generator.shuffle(signals)
     moments = sorted(generator.randrange(int(0.95 * arguments.steps)) for _ in signals)
-    overrides = [f"steps={arguments.steps}", *arguments.set]
+    overrides = [f"task={arguments.task}", *OF_TASK[arguments.task], f"steps={arguments.steps}", *arguments.set]
     with tempfile.TemporaryDirectory() as name:
         disturbed, alone = Path(name) / "disturbed", Path(name) / "alone"
         for count, (number, moment) in enumerate(zip(signals, moments, strict=True), 1):

@@ -308,5 +308,5 @@ def write_run(
     file.close()
     if pictures is not None:
         pictures_file.write(folder, pictures)
-    ended = Summary("finished", seed, steps[-1], 1.0, 1, 100.0, rows[-1], "cpu")
+    ended = Summary("finished", seed, steps[-1], 1.0, 1, 100.0, rows[-1], "cpu", {})
     summary.write(folder, ended)

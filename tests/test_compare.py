@@ -11,6 +11,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from tests.analysis.test_finished_runs import change_summary, write_split
 from tests.conftest import GRID, succeed, write_run
 from twmaml.storage.pictures_file import Pictures
 
@@ -76,6 +77,36 @@ def test_a_sweep_becomes_a_table_figures_and_a_page(sweep, compare, tmp_path):
     assert float(row["difference"]) == pytest.approx((of_weighted - of_uniform).mean())
     assert float(row["low"]) < float(row["value"]) < float(row["high"])
     assert rows["uniform", "mean", "5"]["difference"] == ""
+    with (folder / "cells.csv").open() as file:
+        cells = [row for row in csv.DictReader(file) if (row["sampler"], row["inner_step"]) == ("uniform", "5")]
+    assert np.mean([float(row["value"]) for row in cells]) == pytest.approx(of_uniform.mean())
+    assert [(row["amplitude"], row["phase"]) for row in cells[2:5]] == [("0.5", "150"), ("1.5", "30"), ("1.5", "90")]
+    closing = [line.split() for line in output.splitlines()[-4:]]
+    assert [[name, (tmp_path / path).exists()] for name, path in closing] == [
+        [name, True] for name in ("page", "figures", "statistics", "cells")
+    ]
+
+
+def test_another_split_has_a_comparison_of_its_own(sweep, compare, tmp_path):
+    for (sampler, seed), losses in sweep.items():
+        folder = tmp_path / "sweep" / f"{sampler}{seed}"
+        change_summary(folder, protocols={"eval": "5 ways, 200 tasks", "seen": "5 ways, 60 tasks"})
+        if sampler != "weighted":
+            write_split(folder, "seen", losses / 2)
+    first, second, *_ = succeed(compare("sweep")).stdout.splitlines()
+    assert first.startswith("sin2d: 3 samplers")
+    assert second == "Protocol: 5 ways, 200 tasks"
+    output = succeed(compare("sweep", "--split", "seen")).stdout
+    assert output.splitlines()[0].startswith("sin2d, split seen: 2 samplers")
+    assert output.splitlines()[1] == "Protocol: 5 ways, 60 tasks"
+    assert "note: Left out: sweep/weighted0 (not judged on seen, only on eval)." in output
+    whole, half = (tmp_path / "sweep" / name for name in ("comparison", "comparison_seen"))
+    means = [read_page(folder / "index.html")["curves"]["mean"]["5"]["delta"]["estimate"] for folder in (whole, half)]
+    np.testing.assert_allclose(means[0], 2 * np.array(means[1]), rtol=1e-3)
+    data = read_page(half / "index.html")
+    assert data["title"] == "2 samplers on sin2d, split seen, 5 seeds each"
+    assert data["protocols"] == ["5 ways, 60 tasks"]
+    assert sorted({path.stem for path in (half / "figures").iterdir()}) == [n for n in FIGURES if n != "visits"]
 
 
 def test_the_page_holds_what_the_table_says(sweep, compare, tmp_path):
@@ -136,6 +167,7 @@ def test_diverged_tasks_are_told(compare, tmp_path):
     [
         (["nowhere"], "nowhere: there is no such folder"),
         (["empty"], "empty: no finished run in there"),
+        (["sweep", "--split", "seen"], "--split seen: must be one of eval"),
         (["sweep", "--baseline", "nothing"], "--baseline nothing: must be one of delta, uniform, weighted"),
         (["sweep", "--output", "file"], "cannot read or write file"),
     ],
@@ -162,9 +194,13 @@ def test_pictures_are_drawn_by_families_that_may_be_built(module, compare, tmp_p
     family = {"_target_": f"{module}.Sinusoid", **axes, "frequency": 1.0, "x_low": -5.0, "x_high": 5.0}
     (tmp_path / "a_module_of_ones_own.py").write_text("open('executed', 'w')")
     write_run(tmp_path / "run", task_config=family, pictures=pictures)
-    succeed(compare("run"))
-    drawn = {path.stem for path in (tmp_path / "run" / "comparison" / "figures").iterdir()}
-    assert ("pictures" in drawn) == module.startswith("twmaml.")
+    write_split(tmp_path / "run", "seen", np.ones((3, 12, 6)))
+    drawn = {}
+    for split, folder in (("eval", "comparison"), ("seen", "comparison_seen")):
+        succeed(compare("run", "--split", split))
+        drawn[split] = {path.stem for path in (tmp_path / "run" / folder / "figures").iterdir()}
+    assert ("pictures" in drawn["eval"]) == module.startswith("twmaml.")
+    assert "pictures" not in drawn["seen"]  # they are of tasks of eval
     assert not (tmp_path / "executed").exists()
 
 

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from tests.conftest import SCORE, SMALL, succeed, write_run
+from tests.analysis.test_finished_runs import change_summary
+from tests.conftest import ACCURACY, SCORE, SMALL, succeed, write_run
 from twmaml.analysis.comparison import Comparison
 from twmaml.analysis.finished_runs import group_runs, read_runs
 from twmaml.analysis.measures import measures_of
 from twmaml.analysis.published import compare_with, judge
+from twmaml.analysis.published import reproduce as reproduce_preset
 from twmaml.configuration.config_files import configuration_folder
 from twmaml.reproduce import read_presets
 
@@ -35,8 +38,9 @@ def test_a_preset_can_be_run_and_says_what_it_is_compared_with(name):
     assert all((folder / "sampler" / f"{sampler}.yaml").exists() for sampler in preset["samplers"])
     assert preset["source"]
     assert preset["protocol"]
+    assert ("data" in preset) == ("data_help" in preset)
     for figure in preset["figures"]:
-        assert figure["metric"] in measures_of([SCORE])
+        assert figure["metric"] in measures_of([SCORE, ACCURACY])
         assert figure["sampler"] in preset["samplers"]
         assert figure["published"] > 0
         assert ("rerun" in figure) <= ("rerun" in preset)
@@ -75,6 +79,77 @@ def test_figures_are_those_of_the_last_evaluation(tmp_path):
         assert each.low <= each.ours <= each.high
 
 
+IMAGES = {
+    "title": "few-shot images",
+    "source": "somebody",
+    "samplers": ["uniform"],
+    "seeds": 2,
+    "data": "task.source.data_dir",
+    "data_help": "it must hold images.zip",
+    "protocol": ["as published"],
+    "figures": [
+        {
+            "metric": "accuracy_mean",
+            "sampler": "uniform",
+            "inner_steps": 5,
+            "published": 0.63,
+            "published_plus_minus": 0.009,
+        }
+    ],
+}
+
+
+def test_an_accuracy_is_compared_with_its_interval_over_tasks(tmp_path, capsys):
+    accuracy = np.random.default_rng(0).uniform(0.5, 0.8, (3, 2, 12, 6))
+    for seed in range(3):
+        further = [(ACCURACY, accuracy[seed])]
+        write_run(tmp_path / str(seed), np.ones((2, 12, 6)), seed=seed, further=further, steps=10)
+        change_summary(tmp_path / str(seed), protocols={"eval": "5 ways, 12 tasks"})
+    (found,) = reproduce_preset("images", IMAGES, None, [], None, tmp_path)
+    last = accuracy[:, -1, :, 5]
+    assert found.ours == pytest.approx(last.mean())
+    assert found.ours_plus_minus == pytest.approx(1.96 * (last.std(axis=1, ddof=1) / math.sqrt(12)).mean())
+    output = capsys.readouterr().out
+    assert "± over tasks" in output
+    assert "0.63 ± 0.009" in output
+    assert "re-run" not in output
+    assert "  protocol: 5 ways, 12 tasks\n" in output
+    assert "5 ways, 12 tasks" in json.loads((tmp_path / "reproduction.json").read_text())["notes"]
+
+
+def test_data_are_passed_on_to_the_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    commands = []
+
+    def run(command, check):
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    (tmp_path / "it's, here").mkdir()
+    with pytest.raises(SystemExit):
+        reproduce_preset("images", IMAGES, None, ["steps=5"], Path("it's, here"), None)
+    ((*_, data, steps, _),) = commands
+    assert steps == "steps=5"
+    (override,) = OverridesParser.create().parse_overrides([data])
+    assert (override.key_or_group, override.value()) == ("task.source.data_dir", str(tmp_path / "it's, here"))
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        (None, "images needs --data FOLDER: it must hold images.zip"),
+        (Path("nowhere"), "--data nowhere: there is no such folder"),
+    ],
+)
+def test_without_data_nothing_is_run(data, line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(subprocess, "run", None)
+    with pytest.raises(ValueError, match=line):
+        reproduce_preset("images", IMAGES, None, [], data, None)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("of_seeds", "verdict"),
     [
@@ -91,8 +166,9 @@ def test_one_published_run_is_held_against_the_range_of_seeds(of_seeds, verdict)
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["maml_sin"], "maml_sin: must be list or one of maml_sine, predecessor; did you mean maml_sine?"),
+        (["maml_sin"], "maml_sin: must be list or one of maml_sine, predecessor, omniglot_5way1shot, "),
         (["maml_sine", "--seeds", "0"], "--seeds 0: must be at least 1"),
+        (["maml_sine", "--data", "."], "--data .: maml_sine needs none"),
         (["maml_sine", "--runs", "nowhere"], "--runs nowhere: there is no such folder"),
         (["maml_sine", "--runs", "."], ".: no finished run that the preset maml_sine can be compared with"),
         (["maml_sine", "stepz=1"], "stepz: there is no such key"),

@@ -61,6 +61,14 @@ def test_the_first_meta_step_comes_in_ten_seconds(tmp_path, environment):
         process.wait()
 
 
+def test_glyphs_are_learned_in_two_minutes(train, tmp_path):
+    small = ["model.filters=16", "meta_batch=4", "steps=3000", "evaluation.every=3000"]
+    began = time.perf_counter()
+    succeed(train("task=glyphs", "model=conv4", "sampler=weighted", *small, "hydra.run.dir=x", small=False))
+    assert time.perf_counter() - began < 120
+    assert _final(tmp_path / "x", "eval/accuracy") > 0.80  # on alphabets that it was not trained on
+
+
 def test_the_loop_is_faster_than_a_plain_one():
     command = [sys.executable, "scripts/benchmark.py"]
     output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout

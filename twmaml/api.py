@@ -15,6 +15,7 @@ from twmaml.configuration.instantiation import build_model, build_part, refuse_f
 from twmaml.errors import ConfigurationError
 from twmaml.models.base import Model
 from twmaml.storage.checkpoint import CheckpointError, newest, unpack
+from twmaml.storage.validation import best_checkpoint
 from twmaml.tasks.base import TaskFamily
 from twmaml.types import Fast, MetaParams, Predict
 
@@ -57,7 +58,8 @@ class Trained(NamedTuple):
         return self._bind(adapt(self.adaptation, self.network, self.meta_params, loss_of, key, steps))
 
     def _bind(self, fast: Fast) -> Predict:
-        return bind(self.adaptation, self.network, self.meta_params, fast)
+        network = bind(self.adaptation, self.network, self.meta_params, fast)
+        return lambda x: network(self.family.inputs_of(x))
 
     @property
     def model(self) -> NoReturn:
@@ -65,18 +67,19 @@ class Trained(NamedTuple):
         raise ConfigurationError("trained.model.apply(params, x) is now predict(x), where predict = trained.adapt(...)")
 
 
-def load(folder: str | Path, trust: Sequence[str] = ()) -> Trained:
-    """The trained initialisation in the folder of a run, from its newest whole checkpoint.
+def load(folder: str | Path, trust: Sequence[str] = (), best: bool = False) -> Trained:
+    """The trained initialisation in the folder of a run, from its newest whole checkpoint or its best.
 
     Args:
         folder: of the run.
         trust: modules besides twmaml's own that a family, a model or an adaptation may come from. Their code runs.
+        best: takes the checkpoint of the best evaluation on the split `validation`.
 
     Raises:
         CheckpointError, ConfigurationError: if there is none that can be used.
     """
     folder = Path(folder)
-    (checkpoint,) = newest([folder])
+    checkpoint = best_checkpoint(folder) if best else newest([folder])[0]
     if checkpoint is None:
         raise CheckpointError(f"{folder} holds no checkpoint")
     cfg = OmegaConf.create(checkpoint.notes.config)

@@ -26,11 +26,13 @@ def main() -> None:
     )
     parser.add_argument("folders", nargs="+", type=Path, help="sweeps, jobs or runs, in any number")
     parser.add_argument("--baseline", default="uniform", help="what the others are compared with (default: uniform)")
-    parser.add_argument("--output", type=Path, help="where to write (default: comparison/ in the first folder)")
+    parser.add_argument("--split", default="eval", help="one of evaluation.splits, whose tasks count (default: eval)")
+    parser.add_argument("--output", type=Path, help="where to write (default: comparison[_SPLIT]/ in the first folder)")
     arguments = parser.parse_args()
-    output = arguments.output or arguments.folders[0] / "comparison"
+    split = arguments.split
+    output = arguments.output or arguments.folders[0] / ("comparison" if split == "eval" else f"comparison_{split}")
     with in_one_line():
-        compare(arguments.folders, arguments.baseline, output, draw_picture_of)
+        compare(arguments.folders, arguments.baseline, split, output, draw_picture_of)
 
 
 def draw_picture_of(config: Mapping[str, Any]) -> "DrawPicture | None":

@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument("preset", help=f"{', '.join(presets)}, or `list` to see what they are")
     parser.add_argument("overrides", nargs="*", help="of the configuration, as for twmaml.train: steps=1000")
     parser.add_argument("--seeds", type=int, help="how many, from 0 (default: what the preset says, 5)")
+    parser.add_argument("--data", type=Path, help="folder of the images or other data that the preset needs")
     parser.add_argument("--runs", type=Path, help="compare the runs in this folder, and train none")
     arguments = parser.parse_intermixed_args()
     with in_one_line():
@@ -32,7 +33,14 @@ def main() -> None:
             raise ValueError(f"{arguments.preset}: must be list or one of {', '.join(presets)}{near}")
         if arguments.seeds is not None and arguments.seeds < 1:
             raise ValueError(f"--seeds {arguments.seeds}: must be at least 1")
-        reproduce(arguments.preset, presets[arguments.preset], arguments.seeds, arguments.overrides, arguments.runs)
+        reproduce(
+            arguments.preset,
+            presets[arguments.preset],
+            arguments.seeds,
+            arguments.overrides,
+            arguments.data,
+            arguments.runs,
+        )
 
 
 def read_presets() -> dict[str, Any]:

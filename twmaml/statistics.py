@@ -11,6 +11,9 @@ from twmaml.types import Metric
 SCORE = "loss"
 """The name of the score among the values of an evaluation, and of its mean in metrics.csv."""
 
+VALIDATION = "validation"
+"""The name of the split by which the best checkpoint is chosen and training may end early."""
+
 REPORTED_STEPS = (0, 1, 5, 10)
 """Inner steps after which values are reported, as far as evaluation goes; its last step is reported too."""
 
@@ -60,6 +63,15 @@ def cvar(costs: np.ndarray, percent: float) -> float:
     return float(worst_first @ share / tail)
 
 
+def half_width(values: np.ndarray) -> float:
+    """Half the width of the normal 95 % interval of the mean; NaN of a single value.
+
+    References:
+        Finn, Abbeel, Levine 2017, Model-agnostic meta-learning, Table 1.
+    """
+    return 1.96 * float(np.std(values, ddof=1)) / math.sqrt(values.size) if values.size > 1 else math.nan
+
+
 class Statistic(NamedTuple):
     """A figure of the tasks of one evaluation after one inner step."""
 
@@ -94,6 +106,7 @@ STATISTICS = (
     Statistic("worst_task", None, "worst single task", np.max, of_tasks=True),
     _cvar(50, None),
     _cvar(5, None),
+    Statistic("task_interval", None, "± 95 % over tasks of one network", half_width, of_tasks=True, spread=True),
 )
 """Every statistic; those of metrics.csv in the order of its columns."""
 
@@ -108,6 +121,11 @@ def column_of(statistic: Statistic, metric: Metric | None = None) -> str:
     if metric is None:
         return f"{statistic.column}"
     return metric.key if statistic is MEAN else f"{metric.key}_{statistic.column}"
+
+
+def leading(metrics: Sequence[Metric]) -> Metric:
+    """The metric that runs are compared by: the family's first further one if it has any, else the score."""
+    return metrics[1] if len(metrics) > 1 else metrics[0]
 
 
 def label_of(metric: Metric) -> str:

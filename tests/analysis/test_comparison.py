@@ -11,6 +11,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.analysis.test_finished_runs import change_summary
 from tests.conftest import SCORE, write_run
 from twmaml.analysis.budgets import at_budget, units_of
 from twmaml.analysis.comparison import Comparison
@@ -20,6 +21,7 @@ from twmaml.analysis.resampling import (
     adjust_holm,
     difference,
     estimate,
+    estimate_known,
     probability_of_improvement,
 )
 from twmaml.statistics import interquartile_mean, rank_correlation
@@ -61,6 +63,7 @@ def test_statistics_follow_their_definitions():
         assert found["sd"][k] == pytest.approx(math.sqrt(sum((c - sum(cells) / 12) ** 2 for c in cells) / 12))
         assert found["iqm"][k] == pytest.approx(sum(cells[3:9]) / 6)
         assert found["worst_task"][k] == losses[:, k].max()
+        assert found["task_interval"][k] == pytest.approx(1.96 * scipy.stats.sem(losses[:, k]))
         assert found["worst_cell"][k] == pytest.approx(cells[0])
         assert found["diverged"][k] == 0
         for tail in TAILS:  # the mean of the worst; a cell on the border counts with its share inside
@@ -76,6 +79,11 @@ def test_diverged_tasks_are_counted_and_left_out():
     found = run_statistics({"loss": losses}, [SCORE], draws=1)
     assert list(found["diverged"]) == [0, 10, 20]
     assert list(found["mean"]) == list(found["worst_task"]) == [1, 1, 1]
+    assert list(found["task_interval"]) == [0, 0, 0]
+
+
+def test_a_single_task_has_no_interval():
+    assert np.isnan(run_statistics({"loss": np.ones((1, 3))}, [SCORE], draws=1)["task_interval"]).all()
 
 
 @pytest.mark.parametrize("aggregate", [np.mean, np.median, interquartile_mean])
@@ -109,6 +117,16 @@ def test_one_seed_has_no_interval():
     assert np.isnan(low).all()
     assert np.isnan(high).all()
     assert np.isnan(difference(np.array([1.0]), np.array([2.0]), np.mean).p)
+
+
+def test_only_seeds_that_have_a_value_count():
+    values = rng().normal(0, 1, (5, 4, 3))
+    values[1, 2], values[:4, 0, 1], values[:, 3, 2] = np.nan, np.nan, np.nan
+    found = estimate_known(values)
+    for cell in np.ndindex(4, 3):
+        known = values[(..., *cell)][~np.isnan(values[(..., *cell)])]
+        expected = estimate(known, np.mean) if known.size else [np.nan] * 3
+        np.testing.assert_allclose([part[cell] for part in found], expected)
 
 
 def test_p_values_are_the_share_of_sign_flips():
@@ -222,6 +240,28 @@ def test_a_comparison_puts_every_run_in_its_place(tmp_path, losses):
     found = comparison.differences["mean", "delta"]
     np.testing.assert_allclose(found.estimate.value, (means["delta"] - means["uniform"]).mean(axis=0))
     assert set(comparison.differences) == {(key, "delta") for key in MEASURES}
+
+
+def test_cells_are_means_over_the_seeds_that_did_not_diverge(tmp_path, losses):
+    losses["delta"][2, -1, 4:6, 1:] = np.inf  # both draws of a cell
+    comparison = make_comparison(tmp_path, losses)
+    cells = losses["delta"][:, -1].reshape(5, 12, 2, 6).mean(axis=2)[..., comparison.inner_steps]
+    (value, low, high), seeds = comparison.cells(comparison.arms[0], SCORE)
+    np.testing.assert_allclose(value, np.where(np.isinf(cells), np.nan, cells).mean(axis=0, where=np.isfinite(cells)))
+    assert ((low < value) & (value < high)).all()
+    assert seeds[2].tolist() == [5, 4, 4]
+    assert (np.delete(seeds, 2, axis=0) == 5).all()
+
+
+def test_protocols_are_told_with_their_samplers_where_they_differ(tmp_path, losses):
+    make_comparison(tmp_path, losses)
+    told = []
+    for protocols in ({}, {"uniform": "5 ways"}, {"delta": "5 ways"}, {"delta": "2 ways"}):
+        for name, text in protocols.items():
+            for seed in range(5):
+                change_summary(tmp_path / f"{name}{seed}", protocols={"eval": text, "seen": "others"})
+        told.append(Comparison(group_runs(read_runs([tmp_path])[0]), "uniform").protocols)
+    assert told == [[], ["5 ways (uniform)"], ["5 ways"], ["2 ways (delta)", "5 ways (uniform)"]]
 
 
 def test_holm_counts_the_samplers(tmp_path):

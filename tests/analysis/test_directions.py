@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from twmaml.analysis.comparison import Comparison
 from twmaml.analysis.figures import FIGURES, draw_comparison
 from twmaml.analysis.finished_runs import group_runs, read_runs
 from twmaml.analysis.page_data import page_data
-from twmaml.analysis.tables import print_tables, write_statistics
+from twmaml.analysis.tables import print_tables, write_cells, write_statistics
 from twmaml.space.axis import Categories, Interval
 from twmaml.space.grid import ParameterGrid
 from twmaml.storage.pictures_file import Pictures
@@ -104,6 +105,7 @@ def test_a_spread_is_better_when_it_is_low_whatever_it_is_of(sweep):
     _, comparison = sweep
     assert comparison.measures["accuracy_mean"].higher_is_better
     assert not comparison.measures["accuracy_sd"].higher_is_better
+    assert not comparison.measures["accuracy_task_interval"].higher_is_better
     assert not comparison.measures["diverged"].higher_is_better
 
 
@@ -199,11 +201,30 @@ def test_tables_begin_with_accuracy_and_say_which_sign_is_better(sweep, tmp_path
     assert set(sweep[1].measures) == {metric for _, metric, _ in rows}
 
 
+def test_every_cell_has_a_row_that_says_where_it_lies(sweep, tmp_path):
+    accuracy, comparison = sweep
+    write_cells(comparison, tmp_path / "cells.csv")
+    with (tmp_path / "cells.csv").open() as file:
+        rows = {
+            (row["sampler"], row["metric"], row["kind"], row["noise"], row["inner_step"]): row
+            for row in csv.DictReader(file)
+        }
+    assert len(rows) == 3 * 2 * 3 * 4 * 3
+    of_cells = np.mean([accuracy["good", seed][-1] for seed in range(SEEDS)], axis=0)
+    for i, (kind, noise) in enumerate(itertools.product(KINDS, ("0.125", "0.375", "0.625", "0.875"))):
+        for k in (0, 1, 5):
+            row = rows["good", "accuracy", kind, noise, str(k)]
+            assert float(row["value"]) == pytest.approx(of_cells[i, k])
+            assert float(row["low"]) < float(row["value"]) < float(row["high"])
+            assert (row["seeds"], row["meta_step"]) == ("4", "10")
+
+
 def test_the_page_knows_directions_groups_and_kinds(sweep, tmp_path):
     data = page_data(sweep[1], [], tmp_path)
     metrics = {metric["key"]: metric for metric in data["metrics"]}
     up = {key for key, metric in metrics.items() if metric.get("higher_is_better")}
-    assert up == {key for key in metrics if key.startswith("accuracy_") and key != "accuracy_sd"}
+    spreads = {"accuracy_sd", "accuracy_task_interval"}
+    assert up == {key for key in metrics if key.startswith("accuracy_")} - spreads
     assert metrics["accuracy_cvar"]["tails"] == metrics["cvar"]["tails"]
     assert metrics["accuracy_mean"]["group"] != metrics["mean"]["group"]
     assert data["metrics"][0]["key"] == "accuracy_mean"

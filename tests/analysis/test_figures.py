@@ -9,6 +9,7 @@ import pytest
 from matplotlib.colors import same_color
 
 from tests.analysis.test_comparison import make_comparison
+from tests.analysis.test_finished_runs import change_summary, write_split
 from tests.conftest import contents, write_run
 from twmaml.analysis.comparison import Comparison
 from twmaml.analysis.figures import FIGURES, draw_comparison
@@ -63,7 +64,12 @@ def test_a_sampler_looks_the_same_in_every_figure(tmp_path):
 
 @pytest.mark.parametrize("names", [["a", "uniform"], ["uniform"], [*LONG[:8], "uniform"]])
 def test_nothing_is_cut_off_or_covers_another(names, tmp_path):
-    comparison = compare(tmp_path, names)
+    assert drawn_whole(compare(tmp_path, names))
+
+
+def drawn_whole(comparison):
+    """The texts of each figure, none of which is cut off or covers another."""
+    texts = {}
     for name, make in FIGURES.items():
         figure = make(comparison)
         if figure is None:
@@ -75,6 +81,23 @@ def test_nothing_is_cut_off_or_covers_another(names, tmp_path):
         boxes = [each.get_window_extent() for each in written if not hasattr(each, "get_text") or each.get_text()]
         for one, other in itertools.combinations(boxes, 2):
             assert not one.overlaps(other), name
+        texts[name] = [each.get_text() for each in figure.texts]
+    return texts
+
+
+def test_a_split_and_its_protocol_stand_in_every_figure(tmp_path):
+    compare(tmp_path, ["a", "uniform"])
+    protocol = (
+        "5 ways out of one alphabet, 1 shot, 3 queries, 5 inner steps, batch statistics (transductive), 200 tasks"
+    )
+    for folder in tmp_path.iterdir():
+        write_split(folder, "seen", np.random.default_rng(0).gamma(2.0, 1.0, (3, 12, 6)))
+        change_summary(folder, protocols={"eval": "another", "seen": protocol})
+    texts = drawn_whole(Comparison(group_runs(read_runs([tmp_path], "seen")[0]), "uniform"))
+    assert texts.keys() == DRAWN - {"visits"}  # the queue has no cells for the tasks of this split
+    for heading, note in texts.values():
+        assert heading.startswith("split seen: ")
+        assert protocol in note.replace("\n", " ")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])

@@ -6,6 +6,7 @@ from omegaconf import OmegaConf
 
 from tests.conftest import write_run
 from twmaml.analysis.finished_runs import UnreadableError, differing_keys, group_runs, read_run, read_runs
+from twmaml.storage import evaluation_file
 
 
 def reasons(left_out):
@@ -126,6 +127,42 @@ def test_runs_of_another_task_or_evaluation_are_left_out(tmp_path):
     assert reasons(left_out)["shots"] == "of another task or evaluation: shots=5"
     assert reasons(left_out)["fixed"] == "of another task or evaluation: task.frequency=2.0"
     assert all(reason.startswith("of another task or evaluation") for reason in reasons(left_out).values())
+
+
+def write_split(folder, split, losses):
+    """Adds a split to the files of a run, with losses of its own on the tasks of `eval`."""
+    for i, of_step in enumerate(losses):
+        record = evaluation_file.read(evaluation_file.path_of(folder, 10 * i))
+        path = evaluation_file.path_of(folder, 10 * i, split)
+        path.parent.mkdir(exist_ok=True)
+        evaluation_file.write(path, record._replace(values={"loss": of_step}, visits=None, queue_losses=None))
+    header, *rows = (folder / "metrics.csv").read_text().splitlines()
+    lines = [f"{header},{split}/diverged_step_0", *(f"{row},0" for row in rows)]
+    (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
+
+
+def test_a_run_is_read_with_the_split_that_is_asked_for(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path / str(seed), seed=seed)
+    for seed in range(2):
+        write_split(tmp_path / str(seed), "seen", np.full((3, 12, 6), 0.5))
+    assert len(read_runs([tmp_path])[0]) == 3
+    runs, left_out = read_runs([tmp_path], "seen")
+    assert {float(run.evaluations.losses.mean()) for run in runs} == {0.5}
+    assert {run.evaluations.split for run in runs} == {"seen"}
+    assert reasons(left_out) == {"2": "not judged on seen, only on eval"}
+    (tmp_path / "1" / "evaluation" / "seen" / "10.npz").unlink()
+    assert reasons(read_runs([tmp_path], "seen")[1])["1"] == "10.npz is missing"
+
+
+def test_runs_are_compared_where_their_own_split_is_the_same(tmp_path):
+    for seed in range(3):
+        changes = {"draws": 1, "splits": {"eval": {}, "seen": {"task": {"noise": float(seed == 2)}}}}
+        write_run(tmp_path / str(seed), seed=seed, evaluation=changes)
+        write_split(tmp_path / str(seed), "seen", np.ones((3, 12, 6)))
+    assert not read_runs([tmp_path])[1]
+    (left_out,) = read_runs([tmp_path], "seen")[1]
+    assert left_out.reason == "of another task or evaluation: evaluation.splits.seen.task.noise=1.0"
 
 
 def test_arms_are_runs_that_differ_only_in_their_seed(tmp_path):

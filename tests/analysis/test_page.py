@@ -72,6 +72,7 @@ def made_up(
         "made": "2026-11-24 00:10",
         "command": "python -m twmaml.compare outputs/multirun/2026-11-23/21-40-10_compare_samplers-sin2d",
         "baseline": baseline,
+        "protocols": ["sinusoids, 10 shots, 10 inner steps, 450 tasks"],
         "notes": [f"With {seeds} seeds an interval of 95 % holds about nine times in ten.", "Left out: 3, unfinished."],
         "samplers": [
             {
@@ -582,7 +583,7 @@ def test_the_scheme_may_change_and_paper_is_light(visit, data):
 def test_names_are_text_whatever_they_are(visit):
     names = ["uniform", '<img src=x onerror="alert(1)">', "</script><script>alert(2)</script>", "__proto__", "a&amp;b"]
     data = made_up(names=names, seeds=2, steps=3, inner=(0, 1))
-    data |= {"title": "<b>bold</b>", "notes": [f"<i>{k}</i>" for k in range(9)]}
+    data |= {"title": "<b>bold</b>", "notes": [f"<i>{k}</i>" for k in range(9)], "protocols": ["<s>a</s>", "b"]}
     data["samplers"][1] |= {"colour": "red;background:url(http://example.invalid)"}
     data["samplers"][2] |= {"folders": [{"seed": 0, "href": "javascript:alert(3)"}, {"seed": 1, "href": "a b/1"}]}
     data["configuration"] = [{"key": "<u>", "values": dict.fromkeys(names, "<script>alert(4)</script>")}]
@@ -590,7 +591,8 @@ def test_names_are_text_whatever_they_are(visit):
         assert page.title() == page.inner_text("h1") == "<b>bold</b>"
         assert page.locator("#legend button").all_inner_texts() == names
         assert list(cells(page, 1)) == names
-        assert page.locator("img, h1 b, #notes i, #configuration u").count() == 0
+        assert page.locator("img, h1 b, #protocols s, #notes i, #configuration u").count() == 0
+        assert page.locator("#protocols p").all_inner_texts() == ["Protocol: <s>a</s>", "Protocol: b"]
         assert page.locator("#folders a", has_text="seed 0").count() == 4  # the script is no link
         page.click("summary")
         assert page.locator("#notes li").last.is_visible()

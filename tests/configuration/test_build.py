@@ -8,6 +8,7 @@ import optax
 import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 
 from twmaml.configuration.build import build_parts
 from twmaml.configuration.config_files import configuration_folder, help_text, register_resolvers
@@ -24,6 +25,7 @@ from twmaml.training.memory import check_memory
 CONF = Path(configuration_folder())
 GROUPS = ("task", "sampler", "model", "adaptation", "experiment")
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+EXPERIMENTS = [choice for group, choice in CHOICES if group == "experiment"]
 BUILT = [(group, choice) for group, choice in CHOICES if choice != "search_learning_rate"]  # needs an extra
 
 
@@ -46,15 +48,41 @@ def mistake(*overrides):
     return line
 
 
+@pytest.fixture(scope="session")
+def images(tmp_path_factory):
+    """Sixty characters in two sets of Omniglot's form, and four classes in two splits."""
+    folder = tmp_path_factory.mktemp("images")
+    places = [
+        folder / f"images_{('background', 'evaluation')[k % 2]}/Alphabet_{k % 3}/character{k:02}" for k in range(60)
+    ]
+    places += [folder / split / f"{split}_{k}" for split in ("train", "test") for k in range(5)]
+    for place in places:
+        place.mkdir(parents=True)
+        count = 16 if place.parent.name in ("train", "test") else 10
+        for i in range(count):
+            Image.new("L", (3, 3), 10 * i).save(place / f"{i:02}.png")
+    return folder
+
+
+def needed_by(choice, images):
+    """What a file needs besides, to be built."""
+    if choice in ("conv4", "resnet12"):
+        return ["task=glyphs"]
+    if choice.startswith("omniglot_"):
+        parts = ["task.source.shuffled=[0,30]", "evaluation.splits.eval.task.source.shuffled=[30,60]"]
+        return [f"task.source.data_dir={images}", *parts]
+    return [f"task.source.data_dir={images}"] if choice in ("omniglot", "image_folder") else []
+
+
 @pytest.mark.parametrize(("group", "choice"), BUILT)
-def test_every_file_composes_and_builds(group, choice):
-    build(f"{group}={choice}")
+def test_every_file_composes_and_builds(group, choice, images):
+    build(f"{group}={choice}", *needed_by(choice, images))
 
 
 @pytest.mark.parametrize("sampler", [choice for group, choice in CHOICES if group == "sampler"])
-@pytest.mark.parametrize("experiment", [choice for group, choice in BUILT if group == "experiment"])
-def test_every_experiment_goes_with_every_sampler(experiment, sampler):
-    build(f"experiment={experiment}", f"sampler={sampler}")
+@pytest.mark.parametrize("experiment", ["maml_sine", "predecessor", "omniglot_5way1shot"])
+def test_every_experiment_goes_with_every_sampler(experiment, sampler, images):
+    build(f"experiment={experiment}", f"sampler={sampler}", *needed_by(experiment, images))
 
 
 def rate_of_each_layer(learning_rate):
@@ -103,6 +131,8 @@ def test_the_predecessor_has_no_floor_and_its_own_epsilon():
         (["meta_batch=0"], "meta_batch=0: must be greater than or equal to 1"),
         (["seed=-1"], "seed=-1: must be an integer from 0 to 2**32 - 1, or a list of such"),
         (["seed=[]"], "seed=[]: must be an integer"),
+        (["evaluation.patience=3"], "evaluation.patience=3: needs a split to judge by, +evaluation.splits.validation="),
+        (["evaluation.patience=0"], "evaluation.patience=0: must be greater than 0"),
         (["seed=true"], "seed=True: must be an integer"),
         (["~steps"], "steps: is missing"),
         (["evaluation=null"], "evaluation=None: must be a group of keys"),
@@ -184,7 +214,7 @@ def test_the_predecessor_has_no_floor_and_its_own_epsilon():
         (["seed=range(0,3),7"], "seed=range(0,3),7: a sweep cannot stand in a list of values"),
         (
             ["experiment=nope"],
-            "experiment=nope: must be one of compare_samplers, maml_sine, predecessor, search_learning_rate",
+            f"experiment=nope: must be one of {', '.join(EXPERIMENTS)}",
         ),
     ],
 )
@@ -268,6 +298,10 @@ def test_a_split_is_the_training_family_with_changes():
     assert known == {"eval": True, "wide": False, "again": True}  # only there the queue has cells for the tasks
     keys = [jax.random.key_data(parts.evaluations[name].tasks().keys) for name in ("eval", "again")]
     assert not (keys[0] == keys[1]).all(axis=1).any()
+    own = build(
+        "+evaluation.splits={validation: {}, again: {}, mine: {seed: 0}}", "evaluation.seed=4294967295"
+    ).evaluations
+    assert [each.seed for each in own.values()] == [2**32 - 1, 0, 2**32 - 1, 0]  # nobody chooses by the data of `eval`
     replaced = "+evaluation.splits.gaps.task.amplitude"
     gaps = "{_target_: twmaml.space.axis.Segments, intervals: [[0.1, 1.0, 9], [4.0, 5.0, 3]]}"
     axis = build(f"{replaced}={gaps}").evaluations["gaps"].learner.family.grid.axes["amplitude"]

@@ -17,7 +17,15 @@ from matplotlib.figure import Figure
 
 from tests.conftest import ACCURACY, SCORE, contents
 from twmaml.figures.panels import make_panels, use_log_scale
-from twmaml.figures.run import FIGURES, FigureData, draw_adaptation, draw_all, draw_evaluation, draw_learning_curves
+from twmaml.figures.run import (
+    FIGURES,
+    FigureData,
+    Judged,
+    draw_adaptation,
+    draw_all,
+    draw_evaluation,
+    draw_learning_curves,
+)
 from twmaml.space.axis import Categories, Interval, Segments
 from twmaml.space.grid import ParameterGrid
 from twmaml.space.priority_queue import PriorityQueue
@@ -53,12 +61,9 @@ def make_data(grid, values=None, metrics=(SCORE,), steps=10, **more):
     data = FigureData(
         title="test",
         grid=grid,
-        evaluation_grid=grid,
-        draws=1,
         queue=queue,
         probabilities=np.full(grid.size, 1 / grid.size),
-        metrics=metrics,
-        values=values,
+        splits={"eval": Judged(grid, 1, metrics, values, "as made up")},
         history={"step": np.array([0.0, 5.0]), **{name: np.array([row[name] for row in rows]) for name in rows[0]}},
         pictures=None,
         draw_picture=draw_nothing,
@@ -149,7 +154,7 @@ def test_axes_say_what_their_cells_are():
 
 def one_point(data):
     figure = Figure()
-    figure.add_subplot().plot([data.draws], [1.0], "o")
+    figure.add_subplot().plot([data.splits["eval"].draws], [1.0], "o")
     return figure
 
 

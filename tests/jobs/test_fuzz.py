@@ -407,6 +407,23 @@ def test_500_command_lines_train_or_end_in_one_line(half, arguments, zygote):
     event(checked(arguments, zygote))  # `--hypothesis-show-statistics` tells how many
 
 
+GLYPHS = [
+    *("task=glyphs", "task.source.alphabets=[Latin,Lisu]", "task.noise.cells=2", "task.noise.evaluation_cells=1"),
+    *("model.filters=2", "meta_batch=2", "evaluation.steps=1"),
+    *("evaluation.splits.eval.draws=1", "evaluation.splits.seen.draws=1"),
+]
+
+
+@pytest.mark.slow
+@settings(AT_RANDOM, max_examples=200)
+@given(arguments=command_lines(3))
+@example(arguments=[])
+def test_200_command_lines_with_images_train_or_end_in_one_line(arguments, zygote):
+    ended = zygote.run([*GLYPHS, "steps=2", "log_every=1", "evaluation.every=2", "wandb.mode=disabled", *arguments])
+    check(arguments, ended)
+    event("refused" if ended.code else "trained")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", ABSURD)
 def test_an_absurd_size_is_refused(arguments, zygote):

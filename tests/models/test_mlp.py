@@ -31,6 +31,22 @@ def test_the_mlp_is_the_network_it_says():
     assert isinstance(model, Model)
 
 
+def test_an_example_of_any_shape_is_a_vector():
+    model = MLP([5], "relu", jax.nn.initializers.lecun_normal(), outputs=2)
+    images = jax.random.normal(jax.random.key(0), (7, 4, 3, 1))
+    params = model.init(jax.random.key(1), images[0])
+    assert params[0].weight.shape == (12, 5)
+    flat = model.apply(params, images.reshape(7, 12))
+    np.testing.assert_array_equal(model.apply(params, images), flat)
+    stepped = model.factored_step(
+        params, lambda predict, _: jnp.mean(predict(images) ** 2), jax.random.key(0), 0.1, False
+    )
+    assert stepped is not None
+    plain = jax.grad(lambda params: jnp.mean(model.apply(params, images) ** 2))(params)
+    plain = jax.tree.map(lambda p, g: p - 0.1 * g, params, plain)
+    np.testing.assert_allclose(model.apply(stepped, images), model.apply(plain, images), rtol=1e-4, atol=1e-5)
+
+
 def test_a_flax_linen_module_plugs_in_by_its_target(make_learner):
     model = hydra.utils.instantiate({"_target_": "tests.models.test_mlp.LinenNetwork", "features": 16})
     assert isinstance(model, Model)

@@ -99,6 +99,15 @@ def test_only_the_newest_are_kept_and_those_of_later_steps_go(folder, trained):
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["30"]
 
 
+def test_each_of_the_newest_has_the_best_up_to_it_beside_it(tmp_path, trained):
+    (tmp_path / "checkpoints").mkdir()
+    bests, kept = {10: 10, 20: 20, 30: 20, 40: 20, 50: 50, 60: 50, 70: 50}, []
+    for step in bests:
+        write(tmp_path, checkpoint(trained[1], step), keep=2, best=lambda until: bests[until])
+        kept.append(steps_in(tmp_path))
+    assert kept == [[10], [20, 10], [30, 20], [40, 30, 20], [50, 40, 20], [60, 50], [70, 60, 50]]
+
+
 def test_a_checkpoint_that_cannot_be_written_leaves_the_ones_before(folder, trained, monkeypatch):
     config = {**PARTS, "more": "x" * 20_000}
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -99,7 +99,7 @@ def test_an_evaluation_of_an_earlier_version_is_told_apart_from_a_damaged_one(tm
 
 def test_a_summary_comes_back(tmp_path):
     metrics = {"eval/loss": 0.5, "queue/std": math.nan}
-    written = Summary("failed: no way", 3, 60, 1.5, 2, None, metrics, "cpu")
+    written = Summary("failed: no way", 3, 60, 1.5, 2, None, metrics, "cpu", {"eval": "450 tasks"})
     summary.write(tmp_path, written)
     found = summary.read(tmp_path)
     assert found._replace(metrics={}) == written._replace(metrics={})

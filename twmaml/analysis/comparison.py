@@ -16,6 +16,7 @@ from twmaml.analysis.resampling import (
     adjust_holm,
     difference,
     estimate,
+    estimate_known,
     mean_of_known,
     probability_of_improvement,
 )
@@ -50,6 +51,27 @@ class Comparison:
     baseline: str | None
     draw_picture: DrawPicture | None = None
 
+    @property
+    def split(self) -> str:
+        """The split that the runs were judged on."""
+        return self.arms[0].runs[0].evaluations.split
+
+    @property
+    def task(self) -> str:
+        """The choice of the task, and the split where that is not `eval`."""
+        choice = self.arms[0].runs[0].choices["task"]
+        return choice if self.split == "eval" else f"{choice}, split {self.split}"
+
+    @cached_property
+    def protocols(self) -> list[str]:
+        """A sentence on what figures must agree in with these to be compared; one with its samplers, if not of all."""
+        samplers: dict[str, dict[str, None]] = {}
+        for arm in self.arms:
+            for run in arm.runs:
+                samplers.setdefault(run.summary.protocols.get(self.split, ""), {})[arm.name] = None
+        suffixes = {text: f" ({', '.join(names)})" if len(samplers) > 1 else "" for text, names in samplers.items()}
+        return [text + suffix for text, suffix in suffixes.items() if text]
+
     @cached_property
     def metrics(self) -> Sequence[Metric]:
         """The score, and the family's further metrics."""
@@ -65,9 +87,9 @@ class Comparison:
         """Every measure by its key."""
         return measures_of(self.metrics)
 
-    def key(self, statistic: str) -> str:
-        """The key of a measure of the leading metric."""
-        return prefix_of(self.lead, self.metrics) + statistic
+    def key(self, statistic: str, metric: Metric | None = None) -> str:
+        """The key of a measure of a metric, the leading one if not given."""
+        return prefix_of(metric or self.lead, self.metrics) + statistic
 
     @property
     def grid(self) -> ParameterGrid:
@@ -157,22 +179,31 @@ class Comparison:
 
     def maps(self, arm: Arm, evaluation: int) -> np.ndarray:
         """Mean of every cell over the seeds whose task did not diverge, [cells, inner steps + 1]; leading metric."""
+        return mean_of_known(self._maps(arm, self.lead, evaluation))
+
+    def cells(self, arm: Arm, metric: Metric) -> tuple[Estimate, np.ndarray]:
+        """The same of any metric in the end, and the number of those seeds; [cells, reported inner steps]."""
+        maps = self._maps(arm, metric, -1)[..., self.inner_steps]
+        return estimate_known(maps), (~np.isnan(maps)).sum(axis=0)
+
+    def _maps(self, arm: Arm, metric: Metric, evaluation: int) -> np.ndarray:
+        """Mean of every cell of each run, [seeds, cells, inner steps + 1]; NaN where all draws diverged."""
         step = int(self.steps[evaluation])
-        return mean_of_known(np.array([self._map(run, step, self._diverged(run, step)) for run in arm.runs]))
+        return np.array([self._map(run, metric, step, self._diverged(run, step)) for run in arm.runs])
 
     def difference_maps(self, arm: Arm, evaluation: int) -> np.ndarray | None:
         """The same of the difference to the baseline, over the pairs of seeds of which neither diverged."""
         step, found = int(self.steps[evaluation]), []
         for ours, theirs in self.pairs(arm):
             left_out = self._diverged(ours, step) | self._diverged(theirs, step)
-            found.append(self._map(ours, step, left_out) - self._map(theirs, step, left_out))
+            found.append(self._map(ours, self.lead, step, left_out) - self._map(theirs, self.lead, step, left_out))
         return mean_of_known(np.array(found)) if found else None
 
     def _diverged(self, run: FinishedRun, step: int) -> np.ndarray:
         return diverged_tasks(run.evaluations.at(step)[SCORE])
 
-    def _map(self, run: FinishedRun, step: int, left_out: np.ndarray) -> np.ndarray:
-        values = run.evaluations.at(step)[key_of(self.lead, self.metrics)]
+    def _map(self, run: FinishedRun, metric: Metric, step: int, left_out: np.ndarray) -> np.ndarray:
+        values = run.evaluations.at(step)[key_of(metric, self.metrics)]
         columns = range(values.shape[1])
         return np.stack([cell_means(values[:, k], left_out[:, k], run.evaluations.draws) for k in columns], axis=1)
 

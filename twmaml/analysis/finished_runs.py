@@ -43,8 +43,9 @@ class UnreadableError(Exception):
 
 @dataclass(frozen=True)
 class Evaluations:
-    """All evaluations of a run."""
+    """All evaluations of a run on one split."""
 
+    split: str
     steps: np.ndarray
     """Meta-steps, [evaluations]."""
     metrics: Sequence[Metric]
@@ -101,7 +102,7 @@ class FinishedRun:
     """metrics.csv by column."""
     evaluations: Evaluations
     pictures: Pictures | None
-    """Three tasks before and after adapting, of a family that shows them."""
+    """Three tasks of `eval` before and after adapting, of a family that shows them; None with another split."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,8 @@ class Arm:
         return [run.seed for run in self.runs]
 
 
-def read_runs(paths: Iterable[Path]) -> tuple[list[FinishedRun], list[LeftOut]]:
-    """Reads every run in or below the given folders.
+def read_runs(paths: Iterable[Path], split: str = "eval") -> tuple[list[FinishedRun], list[LeftOut]]:
+    """Reads every run in or below the given folders, with its evaluations on a split.
 
     Returns:
         The runs that can be compared with each other, and every other folder of a run. Where runs were judged by
@@ -128,7 +129,7 @@ def read_runs(paths: Iterable[Path]) -> tuple[list[FinishedRun], list[LeftOut]]:
     left_out: list[LeftOut] = []
     for folder in _run_folders(paths):
         try:
-            runs.append(read_run(folder))
+            runs.append(read_run(folder, split))
         except UnreadableError as error:
             left_out.append(LeftOut(folder, str(error)))
     if not runs:
@@ -152,7 +153,7 @@ def _judged_by(run: FinishedRun) -> dict[str, Any]:
         key: value
         for key, value in sorted(run.config.items())
         if key in own
-        or key.startswith("evaluation.splits.eval.")
+        or key.startswith(f"evaluation.splits.{run.evaluations.split}.")
         or (key.startswith("task.") and key.split(".")[-1] not in ("cells", "evaluation_cells"))
     }
 
@@ -181,11 +182,11 @@ def _natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in path.parts]
 
 
-def read_run(folder: Path) -> FinishedRun:
-    """Reads one run. Nothing in its files is executed.
+def read_run(folder: Path, split: str = "eval") -> FinishedRun:
+    """Reads one run with its evaluations on a split. Nothing in its files is executed.
 
     Raises:
-        UnreadableError: if it is unfinished, failed or damaged.
+        UnreadableError: if it is unfinished, failed or damaged, or was not judged on the split.
     """
     try:
         found = _read_summary(folder)
@@ -193,7 +194,9 @@ def read_run(folder: Path) -> FinishedRun:
         config: Any = OmegaConf.to_container(OmegaConf.load(job / ".hydra" / "config.yaml"), resolve=True)
         choices: Any = OmegaConf.to_container(OmegaConf.load(job / ".hydra" / "hydra.yaml"))
         metrics = read_metrics(folder / "metrics.csv")
-        evaluations = _read_evaluations(folder, metrics)
+        if split not in (known := evaluation_file.splits_of(folder)):
+            raise UnreadableError(f"not judged on {split}, only on {', '.join(known)}")
+        evaluations = _read_evaluations(folder, metrics, split)
         if metrics["step"][-1] != found.step or evaluations.steps[-1] != found.step:
             raise UnreadableError(f"its files end before meta-step {found.step}")
         return FinishedRun(
@@ -205,7 +208,7 @@ def read_run(folder: Path) -> FinishedRun:
             summary=found,
             metrics=metrics,
             evaluations=evaluations,
-            pictures=pictures_file.read(folder),
+            pictures=pictures_file.read(folder) if split == "eval" else None,
         )
     except DamagedFileError as error:
         raise UnreadableError(str(error)) from error
@@ -233,11 +236,12 @@ def _read_summary(folder: Path) -> Summary:
     return found
 
 
-def _read_evaluations(folder: Path, metrics: Mapping[str, np.ndarray]) -> Evaluations:
-    steps = metrics["step"][~np.isnan(metrics["eval/diverged_step_0"])].astype(int)
-    files = [evaluation_file.read(evaluation_file.path_of(folder, step)) for step in steps.tolist()]
+def _read_evaluations(folder: Path, metrics: Mapping[str, np.ndarray], split: str) -> Evaluations:
+    steps = metrics["step"][~np.isnan(metrics[f"{split}/diverged_step_0"])].astype(int)
+    files = [evaluation_file.read(evaluation_file.path_of(folder, step, split)) for step in steps.tolist()]
     last = files[-1]
     return Evaluations(
+        split=split,
         steps=steps,
         metrics=last.metrics,
         values={key: np.stack([file.values[key] for file in files]) for key in last.values},

@@ -14,6 +14,7 @@ from twmaml.statistics import (
     interquartile_mean,
     key_of,
     label_of,
+    leading,
     statistics_of,
 )
 from twmaml.types import Metric
@@ -44,18 +45,16 @@ TAILS = tuple(sorted((statistic.tail for statistic in STATISTICS if statistic.ta
 
 _BY_KEY = {statistic.key: statistic for statistic in STATISTICS}
 
-_KEYS = ("mean", "mean_iqm", "mean_median", "iqm", "sd", "worst_task", "worst_cell", *(f"cvar_{t}" for t in TAILS))
+_KEYS = (
+    *("mean", "task_interval", "mean_iqm", "mean_median", "iqm", "sd", "worst_task", "worst_cell"),
+    *(f"cvar_{tail}" for tail in TAILS),
+)
 
 _OVER_SEEDS: Mapping[str, tuple[str, Callable[..., Any]]] = {
     "mean_iqm": (", interquartile mean over seeds", unknown_as_worst(interquartile_mean)),
     "mean_median": (", median over seeds", unknown_as_worst(np.median)),
 }
 """Aggregates besides the mean, of the statistic `mean`."""
-
-
-def leading(metrics: Sequence[Metric]) -> Metric:
-    """The metric that a comparison is about: the family's first further one if it has any, else the score."""
-    return metrics[1] if len(metrics) > 1 else metrics[0]
 
 
 def prefix_of(metric: Metric, metrics: Sequence[Metric]) -> str:

@@ -5,6 +5,7 @@ The data that `write_page` expects (any number may be None or not finite: unknow
 ```
 title, made, command   texts: the heading, when the page was made, with what command
 baseline               the sampler that differences are to, or None
+protocols              sentences shown below the title: what a figure must agree in to be compared with these
 notes                  sentences shown on top
 samplers               [{name, colour: "#rrggbb", seeds: [...], folders: [{seed, href}]}]; href relative to the page
 inner_steps            [0, 1, 5, 10]

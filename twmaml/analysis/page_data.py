@@ -24,10 +24,11 @@ from twmaml.types import Metric
 
 def page_data(comparison: Comparison, notes: Sequence[str], output: Path) -> dict[str, Any]:
     """The data of the page in a folder."""
-    arms, example = comparison.arms, comparison.arms[0].runs[0]
+    arms = comparison.arms
     counts = sorted({len(arm.runs) for arm in arms})
     return {
-        "title": f"{len(arms)} samplers on {example.choices['task']}, {' to '.join(map(str, counts))} seeds each",
+        "title": f"{len(arms)} samplers on {comparison.task}, {' to '.join(map(str, counts))} seeds each",
+        "protocols": comparison.protocols,
         "made": time.strftime("%Y-%m-%d %H:%M"),
         "command": shlex.join(["python", "-m", "twmaml.compare", *sys.argv[1:]]),
         "baseline": comparison.baseline,

@@ -19,14 +19,16 @@ FEW_SEEDS = 5
 def compare(
     folders: Sequence[Path],
     baseline: str,
+    split: str,
     output: Path,
     draw_picture_of: "Callable[[Mapping[str, Any]], DrawPicture | None]",
 ) -> "Comparison":
-    """Reads the runs, prints the tables, and writes `index.html`, `statistics.csv` and `figures/` to a folder.
+    """Reads the runs, prints the tables, and writes a page, figures and two CSV files to a folder.
 
     Args:
         folders: searched for runs.
         baseline: the name of the arm that the others are compared with.
+        split: the tasks on which the runs are compared.
         output: the folder.
         draw_picture_of: draws the pictures of the family in a configuration, if that may be built.
 
@@ -42,9 +44,9 @@ def compare(
         from twmaml.analysis.figures import draw_comparison  # noqa: PLC0415
         from twmaml.analysis.page import write_page  # noqa: PLC0415
         from twmaml.analysis.page_data import page_data  # noqa: PLC0415
-        from twmaml.analysis.tables import print_tables, write_statistics  # noqa: PLC0415
+        from twmaml.analysis.tables import print_tables, write_cells, write_statistics  # noqa: PLC0415
 
-        arms, left_out = _read_arms(folders, baseline)
+        arms, left_out = _read_arms(folders, baseline, split)
         example = next((run for arm in arms for run in arm.runs if run.pictures), None)
         comparison = Comparison(
             arms,
@@ -56,21 +58,27 @@ def compare(
         notes = describe_limits(comparison, left_out)
         print_tables(console, comparison, notes)
         write_statistics(comparison, output / "statistics.csv")
+        write_cells(comparison, output / "cells.csv")
         status.update("writing the page")
         write_page(page_data(comparison, notes, output), output / "index.html")
         draw_comparison(comparison, output / "figures", lambda name: status.update(f"drawing {name}"))
-    for name, path in (("page", "index.html"), ("figures", "figures/"), ("statistics", "statistics.csv")):
+    files = {"page": "index.html", "figures": "figures/", "statistics": "statistics.csv", "cells": "cells.csv"}
+    for name, path in files.items():
         console.print(f"  {name:<10} {shorten(output)}/{path}", soft_wrap=True)
     return comparison
 
 
-def _read_arms(folders: Sequence[Path], baseline: str) -> "tuple[list[Arm], list[LeftOut]]":
+def _read_arms(folders: Sequence[Path], baseline: str, split: str) -> "tuple[list[Arm], list[LeftOut]]":
     from twmaml.analysis.finished_runs import group_runs, read_runs  # noqa: PLC0415
+    from twmaml.storage.evaluation_file import splits_of  # noqa: PLC0415
 
     for folder in folders:
         if not folder.is_dir():
             raise ValueError(f"{folder}: there is no such folder")
-    runs, left_out = read_runs(folders)
+    runs, left_out = read_runs(folders, split)
+    known = {each: None for folder, _ in left_out for each in splits_of(folder)}
+    if not runs and known and split not in known:
+        raise ValueError(f"--split {split}: must be one of {', '.join(known)}")
     if not runs:
         reasons = "; ".join(f"{shorten(folder)}: {reason}" for folder, reason in left_out[:3])
         raise ValueError(f"{', '.join(map(str, folders))}: no finished run in there. {reasons}".rstrip(" ."))

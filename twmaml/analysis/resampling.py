@@ -71,6 +71,17 @@ def estimate(values: np.ndarray, aggregate: Callable[..., Any], axis: int = 0) -
     return Estimate(value, interval.low, interval.high)
 
 
+def estimate_known(values: np.ndarray) -> Estimate:
+    """The mean of each entry of [seeds, ...] over the seeds that have a value there; NaN where none has."""
+    found = Estimate(*np.full((3, *values.shape[1:]), np.nan))
+    known = np.moveaxis(~np.isnan(values), 0, -1)
+    for seeds in np.unique(known[known.any(axis=-1)], axis=0):
+        alike = (known == seeds).all(axis=-1)
+        for part, of_alike in zip(found, estimate(values[seeds][:, alike], np.mean), strict=True):
+            part[alike] = of_alike
+    return found
+
+
 def difference(values: np.ndarray, baseline: np.ndarray, aggregate: Callable[..., Any]) -> Difference:
     """Compares runs with the baseline's runs of the same seeds.
 

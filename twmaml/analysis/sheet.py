@@ -105,7 +105,7 @@ def sheet(
         width: as for `make_panels`.
         height: as for `make_panels`.
         heading: the title of the whole.
-        note: below the panels.
+        note: below the panels, above the protocol.
         legend: whether there is one.
         margin: as for `make_panels`.
         room: as for `make_panels`.
@@ -116,7 +116,9 @@ def sheet(
         letters = len(text) * (whole - 2 * edge) / max(text_width(text, size, weight), 1e-6)
         return textwrap.fill(text, max(10, int(0.93 * letters)))
 
-    heading, note = fill(heading, 11, "bold"), fill(note, 8)
+    split = "" if comparison.split == "eval" else f"split {comparison.split}: "
+    heading = fill(split + heading, 11, "bold")
+    note = "\n".join(fill(text, 8) for text in (note, *comparison.protocols) if text)
     handles = [Line2D([], [], label=wrapped(name), **style) for name, style in styles_of(comparison).items()]
     beside = max(1, int((whole - 2 * edge) / (names_width(comparison, 9) + 0.8)))
     below = math.ceil(len(handles) / beside) * lines_in(str(each.get_label()) for each in handles)

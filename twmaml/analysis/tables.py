@@ -3,6 +3,7 @@
 import csv
 import math
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,19 @@ from twmaml.analysis.budgets import at_budget, units_of
 from twmaml.analysis.comparison import Comparison
 from twmaml.analysis.finished_runs import Arm
 from twmaml.analysis.resampling import Estimate, estimate
-from twmaml.figures.panels import describe_task
-from twmaml.statistics import label_of
+from twmaml.figures.panels import cell_labels, describe_task
+from twmaml.space.axis import Axis
+from twmaml.space.grid import ParameterGrid
+from twmaml.statistics import key_of, label_of
+from twmaml.storage.metrics_file import format_number
 
-_VALUES = ("mean", "mean_median", "mean_iqm", "iqm", "sd", "worst_task", "cvar_50", "cvar_30", "cvar_10", "cvar_5")
+_VALUES = (
+    *("mean", "task_interval", "mean_median", "mean_iqm", "iqm", "sd"),
+    *("worst_task", "cvar_50", "cvar_30", "cvar_10", "cvar_5"),
+)
 _DIFFERENCES = ("mean", "sd", "worst_cell", "cvar_10", "cvar_5")
 
-_COLUMNS = 5
+_COLUMNS = 6
 """Columns of a table; the rest goes into another one."""
 
 
@@ -28,10 +35,12 @@ def print_tables(console: Any, comparison: Comparison, notes: Sequence[str]) -> 
     example = comparison.arms[0].runs[0]
     counts = sorted({len(arm.runs) for arm in comparison.arms})
     console.print(
-        f"{example.choices['task']}: {len(comparison.arms)} samplers, {' to '.join(map(str, counts))} seeds each, "
+        f"{comparison.task}: {len(comparison.arms)} samplers, {' to '.join(map(str, counts))} seeds each, "
         f"{len(example.evaluations.tasks):,} tasks after {comparison.steps[-1]:,} meta-steps. "
         "Mean over seeds \\[95 % bootstrap interval over seeds]."
     )
+    for protocol in comparison.protocols:
+        console.print(f"Protocol: {protocol}", markup=False, soft_wrap=True)
     for table in [
         *_tables_of_values(comparison),
         _table_by_inner_steps(comparison),
@@ -51,9 +60,9 @@ def print_tables(console: Any, comparison: Comparison, notes: Sequence[str]) -> 
 
 def _table(comparison: Comparison, title: str, columns: Sequence[str], cell: Callable[[Arm, int], str]) -> Table:
     table = Table(title=title, title_justify="left", header_style="bold", title_style="bold")
-    table.add_column("sampler")
+    table.add_column("sampler", overflow="fold")
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", overflow="fold")
     for arm in comparison.arms:
         table.add_row(arm.name, *(cell(arm, i) for i in range(len(columns))))
     return table
@@ -146,5 +155,27 @@ def write_statistics(comparison: Comparison, path: Path) -> None:
                 for k in comparison.inner_steps:
                     row = [part[-1, k] for part in comparison.estimates[key, arm.name]]
                     row += [*(part[k] for part in found.estimate), found.p[k]] if found else [math.nan] * 4
-                    numbers = ["" if math.isnan(value) else f"{value:.9g}" for value in row]
-                    writer.writerow([arm.name, key, k, comparison.steps[-1], len(arm.runs), *numbers])
+                    writer.writerow([arm.name, key, k, comparison.steps[-1], len(arm.runs), *map(format_number, row)])
+
+
+def write_cells(comparison: Comparison, path: Path) -> None:
+    """Writes the mean of every cell in the end as one long CSV: sampler, metric, inner step, cell, value, interval."""
+    cells = list(product(*(_places(name, axis) for name, axis in comparison.grid.axes.items())))
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        columns = ["sampler", "metric", "inner_step", "meta_step"]
+        writer.writerow([*columns, *comparison.grid.names, "seeds", "value", "low", "high"])
+        for metric in comparison.metrics:
+            for arm in comparison.arms:
+                found, seeds = comparison.cells(arm, metric)
+                for (i, k), cell in product(enumerate(comparison.inner_steps), range(len(cells))):
+                    own = [arm.name, key_of(metric, comparison.metrics), k, comparison.steps[-1], *cells[cell]]
+                    numbers = [format_number(part[cell, i]) for part in found]
+                    writer.writerow([*own, seeds[cell, i], *numbers])
+
+
+def _places(name: str, axis: Axis) -> list[str]:
+    """The name of each cell of an axis, or its centre in the configured unit."""
+    labels = None if axis.continuous else cell_labels(axis)
+    centres = np.asarray(ParameterGrid({name: axis}).centres())[:, 0] / axis.scale
+    return labels or [f"{centre:.6g}" for centre in centres]

@@ -26,7 +26,7 @@ from twmaml.configuration.part_checks import (
 )
 from twmaml.configuration.parts import Parts
 from twmaml.configuration.settings import Settings
-from twmaml.configuration.splits import build_splits
+from twmaml.configuration.splits import build_splits, fingerprint
 from twmaml.errors import ConfigurationError, one_line
 from twmaml.meta_learning.evaluation import Evaluation
 from twmaml.meta_learning.learner import MetaLearner
@@ -54,6 +54,7 @@ def build_parts(cfg: DictConfig, settings: Settings) -> Parts:
         shots=settings.shots,
         queries=settings.queries,
         task_devices=settings.devices.tasks,
+        tasks_at_once=settings.devices.tasks_at_once,
     )
     parts = _check_parts(learner)
     plain_task: Any = OmegaConf.to_container(cfg.task)
@@ -69,7 +70,7 @@ def build_parts(cfg: DictConfig, settings: Settings) -> Parts:
         raise ConfigurationError(f"model: has {count:.3g} weights. At most {_MOST_WEIGHTS:.0e} are allowed")
     with attributing_errors(parts):
         needs = _check_programs(learner, evaluations, data, f"model (of {count:.3g} weights)")
-    return Parts(learner, evaluations, data, figures, needs, cfg.optimizer)
+    return Parts(learner, evaluations, data, fingerprint(data), figures, needs, cfg.optimizer)
 
 
 def _check_parts(learner: MetaLearner) -> dict[str, Any]:
@@ -107,10 +108,10 @@ def _check_programs(
     state = jax.eval_shape(lambda: alone.init(0))
     task = jnp.zeros(len(learner.family.grid.axes))
 
-    def judge(meta_params: Any, key: Any, step: Any) -> Any:
-        return alone.adapt_and_judge(meta_params, key, task, data["train"], step)[1]
+    def judge(meta_params: Any, key: Any, step: Any, data: Any) -> Any:
+        return alone.adapt_and_judge(meta_params, key, task, data, step)[1]
 
-    check_outcome(jax.eval_shape(judge, state.meta_params, state.key, state.step), learner.family)
+    check_outcome(jax.eval_shape(judge, state.meta_params, state.key, state.step, data["train"]), learner.family)
     training, (after, *_) = jax.make_jaxpr(alone.meta_step, return_shape=True)(state, data["train"])
     check_step(state, after)
     batch = f"meta_batch={learner.meta_batch} shots={learner.shots} queries={learner.queries}"

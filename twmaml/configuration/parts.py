@@ -21,8 +21,10 @@ class Parts:
     learner: MetaLearner
     evaluations: Mapping[str, Evaluation]
     """By the name of the split."""
-    data: Mapping[str, PyTree[Array]]
+    data: Mapping[str, PyTree[Any]]
     """Arrays of the families by the name of the split; those of training under `train`."""
+    fingerprint: int
+    """Of the data."""
     figures: Mapping[str, Callable[..., Any]]
     """Figures of the user's own by name."""
     needs: Sequence[Need]

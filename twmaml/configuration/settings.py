@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from twmaml.configuration.config_files import suggest_key
 from twmaml.configuration.explain import first_invalid
 from twmaml.errors import ConfigurationError
+from twmaml.statistics import VALIDATION
 from twmaml.storage.wandb_run import WandbMode
 from twmaml.types import InnerSteps
 
@@ -48,6 +49,7 @@ class EvaluationSettings:
     queries: Count
     seed: Seed
     splits: Mapping[str, SplitSettings]
+    patience: PositiveInt | None
 
     def __post_init__(self) -> None:
         for name in self.splits:
@@ -70,6 +72,7 @@ class DeviceSettings:
     """The keys under `devices`."""
 
     tasks: PositiveInt
+    tasks_at_once: PositiveInt | None
     memory_gib: PositiveFloat | None
 
 
@@ -105,6 +108,11 @@ class Settings:
             raise ValueError(f"seed={self.seed}: must be an integer from 0 to 2**32 - 1, or a list of such")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seed={list(self.seeds)}: a seed may be listed only once")
+        if self.evaluation.patience is not None and VALIDATION not in self.evaluation.splits:
+            raise ValueError(
+                f"evaluation.patience={self.evaluation.patience}: needs a split to judge by, "
+                f"+evaluation.splits.{VALIDATION}={{}}; must be null without"
+            )
 
     @property
     def seeds(self) -> Sequence[int]:

@@ -2,10 +2,13 @@
 
 import json
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import jax
+import numpy as np
 from omegaconf import OmegaConf
 
 from twmaml.configuration.instantiation import build_part
@@ -14,6 +17,7 @@ from twmaml.errors import ConfigurationError, one_line
 from twmaml.meta_learning.evaluation import Evaluation
 from twmaml.meta_learning.learner import MetaLearner
 from twmaml.space.grid import ParameterGrid
+from twmaml.statistics import VALIDATION
 from twmaml.tasks.base import TaskFamily
 
 _MOST_TASKS = 1_000_000  # of an evaluation; they take minutes
@@ -33,6 +37,7 @@ def build_splits(
         ConfigurationError: for the first thing that is wrong.
     """
     data = {"train": _data_of(learner.family, task)}
+    _check_data(learner.family, data["train"], learner.shots, learner.queries, "queries")
     evaluations = {}
     for name, split in asked.splits.items():
         family, own = learner.family, task
@@ -40,8 +45,27 @@ def build_splits(
             own = merge_task(task, split.task)
             family = _build_family(own, name)
         data[name] = _data_of(family, own)
-        evaluations[name] = _build_evaluation(replace(learner, family=family), name, split, asked, learner.family)
+        evaluation = _build_evaluation(replace(learner, family=family), name, split, asked, learner.family)
+        prefix = "evaluation" if split.queries is None else f"evaluation.splits.{name}"
+        _check_data(family, data[name], learner.shots, evaluation.queries, f"{prefix}.queries")
+        evaluations[name] = evaluation
     return evaluations, data
+
+
+def _check_data(family: TaskFamily, data: Any, shots: int, queries: int, key: str) -> None:
+    try:
+        family.check_data(data, shots, queries)
+    except ValueError as error:
+        raise ConfigurationError(f"shots={shots} {key}={queries}: {one_line(error)}") from error
+
+
+def fingerprint(data: Mapping[str, Any]) -> int:
+    """A checksum of all arrays of some families, which are equal only if it is."""
+    checksum = 0
+    for arrays in data.values():
+        for leaf in jax.tree.leaves(arrays):
+            checksum = zlib.crc32(np.ascontiguousarray(leaf).data, checksum)
+    return checksum
 
 
 _loaded: dict[str, Any] = {}
@@ -100,9 +124,17 @@ def _build_evaluation(
         steps=asked.steps,
         draws=draws,
         queries=asked.queries if split.queries is None else split.queries,
-        seed=asked.seed if split.seed is None else split.seed,
+        seed=_default_seed(name, asked.seed) if split.seed is None else split.seed,
         queue_grid=training.grid if agree else None,
     )
+
+
+def _default_seed(name: str, seed: int) -> int:
+    """The seed of a split that says none: evaluation's, but for `validation` the next one.
+
+    Otherwise a run would be chosen by the very data that it is judged on where the two families are the same.
+    """
+    return (seed + 1) % 2**32 if name == VALIDATION else seed
 
 
 def _ranges(grid: ParameterGrid) -> dict[str, Any]:

@@ -28,7 +28,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 
 UNITS = {"deg": "°"}
 
-_LETTERS = 12
+_LETTERS = 16
 """Letters of a tick's label; the rest of a longer name is left out."""
 
 _TICK_SIZE = 7.5

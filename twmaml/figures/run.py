@@ -3,6 +3,7 @@
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,32 +46,46 @@ from twmaml.types import Metric
 
 
 @dataclass(frozen=True)
+class Judged:
+    """An evaluation of a run on one split."""
+
+    grid: ParameterGrid
+    draws: int
+    """Tasks of a cell."""
+    metrics: Sequence[Metric]
+    """The score, and the family's further metrics."""
+    values: Mapping[str, np.ndarray]
+    """The score's under `loss`, others' under their keys, [tasks, inner steps + 1] each."""
+    protocol: str
+
+    def of(self, metric: Metric) -> np.ndarray:
+        """The values of a metric, [tasks, inner steps + 1]."""
+        return self.values[key_of(metric, self.metrics)]
+
+    @property
+    def steps(self) -> int:
+        """Inner steps."""
+        return self.values[SCORE].shape[1] - 1
+
+
+@dataclass(frozen=True)
 class FigureData:
     """All that the figures of a run are drawn from, in a form that another process can draw them from."""
 
     title: str
     grid: ParameterGrid
     """The queue's."""
-    evaluation_grid: ParameterGrid
-    draws: int
-    """Evaluation tasks of a cell."""
     queue: PriorityQueue
     probabilities: np.ndarray
     """The sampler's distribution over cells."""
-    metrics: Sequence[Metric]
-    """The score, and the family's further metrics."""
-    values: Mapping[str, np.ndarray]
-    """The latest evaluation's: the score's under `loss`, others' under their keys, [tasks, inner steps + 1] each."""
+    splits: Mapping[str, Judged]
+    """The latest evaluation of each split; `eval` is always among them."""
     history: Mapping[str, np.ndarray]
     """metrics.csv by column."""
     pictures: Pictures | None
     """None of a family that has none."""
     draw_picture: Callable[[Any, Mapping[str, np.ndarray]], None]
     """The family's: draws one task's picture into Matplotlib's axes."""
-
-    def of(self, metric: Metric) -> np.ndarray:
-        """The values of a metric, [tasks, inner steps + 1]."""
-        return self.values[key_of(metric, self.metrics)]
 
 
 Draw = Callable[[FigureData], Figure | None]
@@ -94,7 +109,7 @@ def draw_all(data: FigureData, folder: Path, figures: Mapping[str, Draw] | None 
         figures: those of the user's own, by name; besides the package's, which one of the same name replaces.
     """
     drawn = Drawn([], [])
-    for name, draw in {**FIGURES, **(figures or {})}.items():
+    for name, draw in {**FIGURES, **_of_splits(data), **(figures or {})}.items():
         try:
             figure = draw(data)
             if figure is None:
@@ -108,11 +123,17 @@ def draw_all(data: FigureData, folder: Path, figures: Mapping[str, Draw] | None 
     return drawn
 
 
+def _of_splits(data: FigureData) -> dict[str, Draw]:
+    """The figures of the evaluations on splits besides `eval`."""
+    others = [split for split in data.splits if split != "eval"]
+    return {f"{name}_{split}": partial(draw, split=split) for split in others for name, draw in _OF_SPLITS.items()}
+
+
 def draw_queue(data: FigureData) -> Figure:
     """The queue's knowledge of each cell, and how likely the cell is to be drawn."""
     grid = data.grid
     rows = {
-        f"latest {label_of(data.metrics[0])}": np.asarray(data.queue.losses),
+        f"latest {label_of(data.splits['eval'].metrics[0])}": np.asarray(data.queue.losses),
         "its latest change": np.asarray(data.queue.deltas),
         "visits": np.asarray(data.queue.visits, float),
         "probability × cells": data.probabilities * grid.size,
@@ -140,25 +161,32 @@ def _mean_over(grid: ParameterGrid, view: Sequence[str]) -> str:
     return f", mean over {' and '.join(others)}" if others else ""
 
 
-def draw_evaluation(data: FigureData) -> Figure:
+def draw_evaluation(data: FigureData, split: str = "eval") -> Figure:
     """Each metric over the grid after the last inner step, and its distribution over the tasks."""
-    views, (beside, below) = views_of(data.evaluation_grid), rooms_of(data.evaluation_grid)
+    judged = data.splits[split]
+    views, (beside, below) = views_of(judged.grid), rooms_of(judged.grid)
     size = {"left": 0.75 + beside, "bottom": 0.5 + below, "right": 1.0}
-    figure, rows = make_panels(len(data.metrics), len(views) + 1, 5.0 + beside, 4.0 + below, **size)
-    diverged = diverged_tasks(data.values[SCORE])
-    for (*maps, distribution), metric in zip(rows, data.metrics, strict=True):
-        _draw_maps(data, metric, maps, diverged[:, -1])
-        _draw_distribution(distribution, metric, data.of(metric), diverged)
+    figure, rows = make_panels(len(judged.metrics), len(views) + 1, 5.0 + beside, 4.0 + below, **size, foot=0.25)
+    diverged = diverged_tasks(judged.values[SCORE])
+    for (*maps, distribution), metric in zip(rows, judged.metrics, strict=True):
+        _draw_maps(judged, metric, maps, diverged[:, -1])
+        _draw_distribution(distribution, metric, judged.of(metric), diverged)
+    _note(figure, judged.protocol)
     return figure
 
 
-def _draw_maps(data: FigureData, metric: Metric, maps: Sequence[Axes], diverged: np.ndarray) -> None:
-    grid, views, values = data.evaluation_grid, views_of(data.evaluation_grid), data.of(metric)
-    cells = cell_means(values[:, -1], diverged, data.draws)
+def _note(figure: Figure, text: str) -> None:
+    """A line below all panels."""
+    figure.text(0.01, 0.06 / figure.get_figheight(), text, fontsize=7, color="0.3", va="bottom")
+
+
+def _draw_maps(judged: Judged, metric: Metric, maps: Sequence[Axes], diverged: np.ndarray) -> None:
+    grid, views, values = judged.grid, views_of(judged.grid), judged.of(metric)
+    cells = cell_means(values[:, -1], diverged, judged.draws)
     shown = np.concatenate([marginalise(grid, cells, view).ravel() for view in views])
     style = {"norm": norm_of(shown, metric.logarithmic), "cmap": colours_for(metric)}
     centres = np.stack(np.unravel_index(np.arange(grid.size), grid.shape), axis=1)
-    marked = centres[diverged.reshape(-1, data.draws).any(axis=1)]
+    marked = centres[diverged.reshape(-1, judged.draws).any(axis=1)]
     for axes, view in zip(maps, views, strict=True):
         mesh = show_grid(axes, grid, cells, view, **(style if len(view) == 2 else {}))
         set_title(axes, f"after {values.shape[1] - 1} inner steps{_mean_over(grid, view)}")
@@ -192,13 +220,15 @@ def _draw_distribution(axes: Axes, metric: Metric, values: np.ndarray, diverged:
     set_title(axes, f"distribution over {len(values)} tasks")
 
 
-def draw_adaptation(data: FigureData) -> Figure:
+def draw_adaptation(data: FigureData, split: str = "eval") -> Figure:
     """Each metric over the inner steps: mean, quartiles and tails of the tasks."""
-    diverged = diverged_tasks(data.values[SCORE]).any(axis=1)
-    figure, rows = make_panels(len(data.metrics), 1, 9.0, 4.0, right=2.8)
-    for (axes,), metric in zip(rows, data.metrics, strict=True):
+    judged = data.splits[split]
+    diverged = diverged_tasks(judged.values[SCORE]).any(axis=1)
+    figure, rows = make_panels(len(judged.metrics), 1, 9.0, 4.0, right=2.8, foot=0.25)
+    _note(figure, judged.protocol)
+    for (axes,), metric in zip(rows, judged.metrics, strict=True):
         # The same tasks at every step, or the curve would change by dropping some.
-        _draw_over_inner_steps(axes, metric, data.of(metric)[~diverged])
+        _draw_over_inner_steps(axes, metric, judged.of(metric)[~diverged])
         if diverged.any():
             axes.plot([], [], " ", label=f"left out: {diverged.sum()} that diverged at some step")
         axes.set(xlabel="inner steps", ylabel=f"{label_of(metric)} on query data")
@@ -223,12 +253,13 @@ def _draw_over_inner_steps(axes: Axes, metric: Metric, values: np.ndarray) -> No
         axes.plot(steps, worst, color=colour, marker="s", markersize=3, label=tail.label)
 
 
-def draw_learning_curves(data: FigureData) -> Figure:
+def draw_learning_curves(data: FigureData, split: str = "eval") -> Figure:
     """Every statistic of the evaluations over the meta-steps, after the reported inner steps."""
-    steps, history, several = data.history["step"], data.history, len(data.metrics) > 1
+    judged = data.splits[split]
+    steps, history, several = data.history["step"], data.history, len(judged.metrics) > 1
     panels: list[tuple[str, str, bool]] = []  # title, column, logarithmic
-    for metric in data.metrics:
-        own = None if metric == data.metrics[0] else metric
+    for metric in judged.metrics:
+        own = None if metric == judged.metrics[0] else metric
         for statistic in LOGGED:
             title = f"{metric.label}: {statistic.label}" if several else statistic.label
             panels.append((title, column_of(statistic, own), metric.logarithmic))
@@ -239,8 +270,8 @@ def draw_learning_curves(data: FigureData) -> Figure:
     first.plot(steps, history["train/loss"], color=COLOURS[0], linewidth=0.8)
     set_title(first, "loss after adapting, as drawn in training")
     for axes, (title, column, _) in zip(others, panels, strict=False):
-        for k, colour in zip(reported_steps(data.values[SCORE].shape[1] - 1), COLOURS, strict=False):
-            values = history[f"eval/{column}_step_{k}"]
+        for k, colour in zip(reported_steps(judged.steps), COLOURS, strict=False):
+            values = history[f"{split}/{column}_step_{k}"]
             known = ~np.isnan(values)
             axes.plot(steps[known], values[known], color=colour, linewidth=1.5, label=f"{k}")
         set_title(axes, title)
@@ -275,17 +306,17 @@ def draw_pictures(data: FigureData) -> Figure | None:
         axes.set_prop_cycle(color=COLOURS)
         axes.grid(alpha=0.3)
         data.draw_picture(axes, pictures.of(i))
-        set_title(axes, describe_task(data.grid, pictures.tasks[i]))
+        set_title(axes, describe_task(data.splits["eval"].grid, pictures.tasks[i]))
     if row[0].get_legend_handles_labels()[0]:
         row[0].legend(fontsize=8)
     return figure
 
 
+_OF_SPLITS = {"evaluation": draw_evaluation, "adaptation": draw_adaptation, "learning_curves": draw_learning_curves}
+
 FIGURES: Mapping[str, Draw] = {
     "queue": draw_queue,
-    "evaluation": draw_evaluation,
-    "adaptation": draw_adaptation,
-    "learning_curves": draw_learning_curves,
+    **_OF_SPLITS,
     "pictures": draw_pictures,
 }
-"""The package's figures of a run, by name."""
+"""The package's figures of a run, by name; those of an evaluation show `eval`."""

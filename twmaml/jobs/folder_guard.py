@@ -11,7 +11,7 @@ from twmaml.configuration.settings import read_settings
 from twmaml.errors import ExpectedError
 from twmaml.jobs.job import ReportedError, result_in, states_in
 from twmaml.storage.files import shorten, whole_file
-from twmaml.storage.run_folder import AlreadyFinishedError
+from twmaml.storage.run_folder import AlreadyFinishedError, Finished
 
 
 class FolderGuard(Callback):
@@ -29,9 +29,11 @@ class FolderGuard(Callback):
             return
         own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         try:
-            steps = read_settings(own).steps
+            read_settings(own)
             values: Any = OmegaConf.to_container(own, resolve=True)
-            if result_in(states_in(values, folder)) is not None:
+            states = states_in(values, folder)
+            if result_in(states) is not None:
+                steps = max(state.end.step for state in states if isinstance(state, Finished))
                 raise AlreadyFinishedError(f"{shorten(folder)} is finished: {steps:,} meta-steps")
             if config.hydra.output_subdir is not None and (folder / config.hydra.output_subdir).is_dir():
                 _save(config, own, folder)

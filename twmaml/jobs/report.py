@@ -23,20 +23,26 @@ _FILES = {"figures": "figures/", "metrics": "metrics.csv", "evaluation": "evalua
 
 def describe(job: Job) -> tuple[str, dict[str, str]]:
     """The title of a job, and what it is about to do, by aspect."""
-    settings, choices, learner, evaluation = job.settings, job.choices, job.parts.learner, job.parts.evaluation
+    settings, choices, learner = job.settings, job.choices, job.parts.learner
     seeds = ", ".join(map(str, settings.seeds))
     axes = (f"{name} {axis.span}" for name, axis in learner.family.grid.axes.items())
     cells = " × ".join(map(str, learner.family.grid.shape))
     learned = jax.eval_shape(lambda: learner.init(0)).meta_params
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(learned))
+    every = f"every {settings.evaluation.every:,} meta-steps"
+    evaluations = {
+        "evaluation" if name == "eval" else name: f"{each.protocol}; {every}"
+        for name, each in job.parts.evaluations.items()
+    }
+    of_data = learner.family.describe_data(job.parts.data["train"])
     return f"twmaml: {job.title}, seed {seeds}", {
         "tasks": f"{', '.join(axes)}; {cells} = {learner.family.grid.size:,} cells",
+        **({"data": of_data} if of_data else {}),
         "sampler": _sampler_line(job.config),
         "model": f"{choices['model']}, {count:,} weights; {learner.adaptation}",
         "training": f"{settings.steps:,} meta-steps of {settings.meta_batch} tasks, "
         f"{settings.shots} + {settings.queries} examples each",
-        "evaluation": f"{evaluation.grid.size * evaluation.draws:,} fixed tasks every "
-        f"{settings.evaluation.every:,} meta-steps, {settings.evaluation.steps} inner steps",
+        **evaluations,
         "folder": str(shorten(job.folder)),
     }
 
@@ -75,6 +81,9 @@ def closing_paths(folder: Path, runs: Sequence[RunResult]) -> dict[str, str]:
     """The places of all that a job has left."""
     shown = str(shorten(folder)) + ("" if runs[0].folder == folder else "/seed_*")
     paths = {name: f"{shown}/{file}" for name, file in _FILES.items()}
+    best = [f"{run.best_step:,} of {run.step:,}" for run in runs if run.best_step is not None]
+    if best:
+        paths["best"] = f"on validation after {', '.join(best)} meta-steps"
     if any(run.wandb_mode == "online" for run in runs):
         paths["W&B"] = " ".join(run.wandb_url for run in runs)
     elif any(run.wandb_mode == "offline" for run in runs):

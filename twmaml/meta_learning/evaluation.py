@@ -13,9 +13,6 @@ from twmaml.meta_learning.learner import MetaLearner
 from twmaml.space.grid import ParameterGrid
 from twmaml.types import Fast, MetaParams, Metric
 
-_TASKS_AT_ONCE = 225  # so that what is adapted stays in the cache, whatever the number of tasks
-
-
 # Training splits the key of its seed in two; folding in another number first leaves that family of keys.
 _EVALUATION, _PICTURES = 0x6576616C, 0x65786D70
 
@@ -56,6 +53,20 @@ class Evaluation:
         """The family's score and its metrics."""
         return [self.learner.family.score, *self.learner.family.metrics]
 
+    @property
+    def protocol(self) -> str:
+        """What a figure must agree in with another that it is compared with."""
+        learner = self.learner
+        parts = [
+            learner.family.protocol,
+            _counted(learner.shots, "shot"),
+            _counted(self.queries, "query", "queries"),
+            _counted(self.steps, "inner step"),
+            getattr(learner.model, "protocol", ""),
+            _counted(self.grid.size * self.draws, "task"),
+        ]
+        return ", ".join(part for part in parts if part)
+
     def tasks(self) -> EvaluationTasks:
         """`draws` times every centre of the grid."""
         key = jax.random.fold_in(jax.random.key(self.seed), _EVALUATION)
@@ -84,7 +95,8 @@ class Evaluation:
                 learner.adaptation, learner.model, meta_params, loss_of, adapt_key, self.steps, observe
             )
 
-        return jax.lax.map(results_of_one, (fixed.tasks, fixed.keys), batch_size=_TASKS_AT_ONCE)
+        at_once = learner.tasks_at_once or learner.family.evaluated_at_once
+        return jax.lax.map(results_of_one, (fixed.tasks, fixed.keys), batch_size=at_once)
 
     def pictures(self, meta_params: MetaParams, data: PyTree[Array] = ()) -> tuple[Float[Array, "tasks axes"], Any]:
         """Three tasks, and the family's pictures of them along the first axis of every array; none if it has none.
@@ -113,3 +125,7 @@ class Evaluation:
 
         tasks = self.grid.at(position)
         return tasks, jax.vmap(picture)(tasks)
+
+
+def _counted(number: int, one: str, several: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else several or f'{one}s'}"

@@ -1,5 +1,6 @@
 """The method: one meta-step."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -51,6 +52,8 @@ class MetaLearner:
     queries: int
     task_devices: int = 1
     """Devices that share the tasks of a meta-batch; if not 1, only inside a mesh with an axis `tasks` of that size."""
+    tasks_at_once: int | None = None
+    """Tasks that are adapted side by side, by a device; all if None."""
 
     def init(self, seed: int | UInt32[Array, ""]) -> RunState:
         """The state before the first meta-step; all of a run's randomness follows from the seed."""
@@ -92,7 +95,7 @@ class MetaLearner:
             def adapt_and_judge(key: Key[Array, ""], task: Array) -> tuple[Array, Outcome]:
                 return self.adapt_and_judge(meta_params, key, task, data, state.step)
 
-            objectives, outcomes = jax.vmap(adapt_and_judge)(keys, tasks)
+            objectives, outcomes = self._over_tasks(adapt_and_judge, keys, tasks)
             outcomes = share.gather(outcomes)
             losses, scores = jax.lax.stop_gradient((outcomes.loss, outcomes.score))
             weights = self.sampler.weigh(Report(draw, losses, scores, state.queue), state.view)
@@ -102,6 +105,13 @@ class MetaLearner:
         gradient_of = jax.grad(meta_loss, has_aux=True)
         gradient, (outcomes, weights) = gradient_of(state.meta_params, *share.own((keys, draw.tasks)))
         return share.total(gradient), outcomes, weights
+
+    def _over_tasks(self, adapt_and_judge: Callable[..., Any], keys: Any, tasks: Any) -> Any:
+        """All tasks side by side, or blocks of them after one another, of which nothing is kept for the way back."""
+        if self.tasks_at_once is None:
+            return jax.vmap(adapt_and_judge)(keys, tasks)
+        one = jax.checkpoint(lambda each: adapt_and_judge(*each))
+        return jax.lax.map(one, (keys, tasks), batch_size=self.tasks_at_once)
 
     def adapt_and_judge(
         self, meta_params: MetaParams, key: Key[Array, ""], task: Float[Array, " axes"], data: PyTree[Array], step: Step

@@ -9,7 +9,10 @@ from twmaml.types import LossOf, Params
 
 @runtime_checkable
 class Model(Protocol):
-    """A network without its weights: a Flax Linen module or a Haiku transform fits as it is."""
+    """A network without its weights: a Flax Linen module or a Haiku transform fits as it is.
+
+    One that has a `protocol` says in it what figures must agree in to be compared: whether it is transductive, say.
+    """
 
     def init(self, key: Key[Array, ""], example_input: Any, /) -> Params:
         """Fresh weights for inputs shaped like the example."""

@@ -1,5 +1,6 @@
 """The multilayer perceptron."""
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -34,16 +35,16 @@ class MLP:
         if not callable(self.weight_init):
             raise ValueError(f"weight_init must be a function of jax.nn.initializers. Got {self.weight_init!r}")
 
-    def init(self, key: Key[Array, ""], example_input: Float[Array, "... inputs"]) -> Params:
-        """Fresh weights: a tuple of `Dense`."""
-        units = [example_input.shape[-1], *self.widths, self.outputs]
+    def init(self, key: Key[Array, ""], example_input: Float[Array, "..."]) -> Params:
+        """Fresh weights: a tuple of `Dense`. All numbers of an example are inputs, whatever shape it has."""
+        units = [example_input.size, *self.widths, self.outputs]
         keys = jax.random.split(key, len(units) - 1)
         shapes = zip(keys, units[:-1], units[1:], strict=True)
         return tuple(Dense(self.weight_init(k, (m, n), jnp.float32), jnp.zeros(n)) for k, m, n in shapes)
 
-    def apply(self, params: Params, inputs: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
+    def apply(self, params: Params, inputs: Float[Array, "..."]) -> Float[Array, "*batch outputs"]:
         """The outputs of the last layer."""
-        return self._forward(params, inputs)[0]
+        return self._forward(params, _as_vectors(inputs, params[0]))[0]
 
     def factored_step(
         self,
@@ -65,7 +66,7 @@ class MLP:
         shapes: list[tuple[int, ...]] = []
 
         def noting_shapes(params: Params) -> Array:
-            return loss_of(lambda x: (shapes.append(x.shape), self.apply(params, x))[1], key)
+            return loss_of(lambda x: (shapes.append(_as_vectors(x, params[0]).shape), self.apply(params, x))[1], key)
 
         jax.eval_shape(noting_shapes, params)
         if len(shapes) != 1 or len(shapes[0]) != 2:
@@ -83,7 +84,7 @@ class MLP:
             taken: list[list[Array]] = []
 
             def predict(x: Array) -> Array:
-                outputs, layer_inputs = self._forward(layers, x)
+                outputs, layer_inputs = self._forward(layers, _as_vectors(x, params[0]))
                 taken.append(layer_inputs)
                 return outputs
 
@@ -105,3 +106,12 @@ class MLP:
         for layer in layers[:-1]:
             layer_inputs.append(activation(layer(layer_inputs[-1])))
         return layers[-1](layer_inputs[-1]), layer_inputs
+
+
+def _as_vectors(inputs: Float[Array, "..."], first: Dense | SteppedDense) -> Float[Array, "*batch inputs"]:
+    """Inputs whose trailing axes, as many as an example has, are one."""
+    units = (first.before if isinstance(first, SteppedDense) else first).weight.shape[0]
+    kept = inputs.ndim - 1
+    while kept > 0 and math.prod(inputs.shape[kept:]) < units:
+        kept -= 1
+    return inputs.reshape(*inputs.shape[:kept], units)

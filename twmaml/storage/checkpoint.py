@@ -59,6 +59,8 @@ class Notes:
     mark: Mark
     """Where metrics.csv stands."""
     wandb_id: Annotated[str, Field(pattern=r"^[\w-]{1,128}$")] | None
+    data: NonNegativeInt = 0
+    """A checksum of the arrays that all tasks read, 0 where there are none."""
 
 
 class Checkpoint(NamedTuple):
@@ -108,8 +110,8 @@ def _is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def write(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
-    """Writes a checkpoint of the run in a folder, and removes those before the newest `keep`.
+def write(folder: Path, checkpoint: Checkpoint, keep: int, best: Callable[[int], int | None] = lambda _: None) -> None:
+    """Writes a checkpoint of the run in a folder, and removes older ones (`prune`).
 
     Raises:
         CheckpointError, OSError: if that is not possible; what was there before is still there.
@@ -135,8 +137,22 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
     if target.exists():  # one that was damaged
         _remove(target)
     partial.rename(target)
-    for step in steps_in(folder)[keep:]:
-        _remove(target.with_name(str(step)))
+    prune(folder, keep, best)
+
+
+def prune(folder: Path, keep: int, best: Callable[[int], int | None]) -> None:
+    """Removes the checkpoints of a run before the newest `keep`, but for one.
+
+    Args:
+        folder: of the run.
+        keep: how many are kept.
+        best: the best step up to one, or None. That up to the oldest of the newest `keep` stays, so that each of these
+            has the best up to there beside it, and a run that goes back to it has too.
+    """
+    steps = steps_in(folder)
+    for step in steps[keep:]:
+        if step != best(steps[keep - 1]):
+            _remove(folder / "checkpoints" / str(step))
 
 
 def steps_in(folder: Path) -> list[int]:
@@ -194,7 +210,7 @@ def newest(folders: Sequence[Path], may_start_at: Callable[[int], bool] = lambda
     common = set.intersection(*(set(steps_in(folder)) for folder in folders))
     for step in sorted(common, key=lambda step: (may_start_at(step), step), reverse=True):
         try:
-            return [_read(folder / "checkpoints" / str(step)) for folder in folders]
+            return [read(folder / "checkpoints" / str(step)) for folder in folders]
         except DamagedError as error:
             log.warning("%s; goes back to an earlier one", error)
     if len(folders) > 1:
@@ -223,7 +239,12 @@ def _read_notes(path: Path) -> tuple[Notes, dict[str, list[int]]]:
     raise CheckpointError(f"the checkpoint {path} has layout {layout}; this version of twmaml reads {LAYOUT}")
 
 
-def _read(path: Path) -> Checkpoint:
+def read(path: Path) -> Checkpoint:
+    """Reads the checkpoint in a folder of its own.
+
+    Raises:
+        CheckpointError: if it is damaged, or cannot be read.
+    """
     notes, files = _read_notes(path)
     _verify(path, files)
     from orbax.checkpoint import PyTreeCheckpointer  # noqa: PLC0415  a second that only a run that goes on waits for

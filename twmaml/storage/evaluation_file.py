@@ -41,6 +41,11 @@ def path_of(folder: Path, step: int, split: str = "eval") -> Path:
     return (parent if split == "eval" else parent / split) / f"{step}.npz"
 
 
+def splits_of(folder: Path) -> list[str]:
+    """The splits that the run in a folder is judged on."""
+    return ["eval", *sorted(path.name for path in (folder / "evaluation").glob("*/"))]
+
+
 def write(path: Path, record: EvaluationRecord) -> None:
     """Writes the file, at once or not at all. Its folder must exist: one that somebody removed does not come back.
 

@@ -61,12 +61,17 @@ class MetricsFile:
         row = [format_number(metrics.get(name, math.nan)) for name in self.columns[1:]]
         self._append(Mark(self._file.seek(0, os.SEEK_END), _csv_line([step, *row])))
 
+    @property
+    def last(self) -> dict[str, float]:
+        """The last row as it stands in the file; NaN where it is empty."""
+        values = next(csv.reader([self.mark.row]))
+        return {name: float(value or "nan") for name, value in zip(self.columns, values, strict=True)}
+
     def amend(self, metrics: Mapping[str, float]) -> None:
         """Adds metrics to the last row."""
-        step, *values = next(csv.reader([self.mark.row]))
-        known = {name: float(value or "nan") for name, value in zip(self.columns[1:], values, strict=True)}
+        known = self.last
         self._file.truncate(self.mark.size)
-        self.write(int(step), {**known, **metrics})
+        self.write(int(known.pop("step")), {**known, **metrics})
 
     def _append(self, mark: Mark) -> None:
         """Writes a row to where it belongs, as a whole or not at all."""

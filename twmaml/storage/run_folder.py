@@ -13,11 +13,12 @@ from twmaml.storage import summary
 from twmaml.storage.checkpoint import Checkpoint, CheckpointError, newest_notes, remove_after
 from twmaml.storage.files import DamagedFileError
 from twmaml.storage.flat_config import flatten
+from twmaml.storage.summary import Summary
 
 log = logging.getLogger(__name__)
 
 
-MAY_CHANGE = ("steps", "checkpoint", "figures", "wandb", "devices.memory_gib")
+MAY_CHANGE = ("steps", "evaluation.patience", "checkpoint", "figures", "wandb", "devices.memory_gib")
 """Keys that a run may go on with another value of: neither its numbers nor the rows of its metrics.csv depend on
 them, but for where they end."""
 
@@ -35,10 +36,10 @@ class Resumable(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """A run that has come to where the configuration ends."""
+    """A run that has come to where the configuration ends it."""
 
-    metrics: Mapping[str, float]
-    """Its last ones."""
+    end: Summary
+    """What it has left in summary.json."""
 
 
 State = Empty | Resumable | Finished
@@ -115,17 +116,13 @@ def _state_of(path: Path, config: Mapping[str, Any]) -> State:
         )
     if notes.step > config["steps"]:
         raise ConfigurationError(f"steps={config['steps']}: the run in {path} is at meta-step {notes.step} already")
-    metrics = _last_metrics(path) if notes.step == config["steps"] else None
-    return Resumable() if metrics is None else Finished(metrics)
-
-
-def _last_metrics(path: Path) -> dict[str, float] | None:
-    """The metrics in a summary.json that says the run has finished; None if it does not."""
     try:
-        ended = summary.read(path)
+        end = summary.read(path)
     except (OSError, DamagedFileError):
-        return None  # whatever stands there is no end
-    return dict(ended.metrics) if ended.status == summary.FINISHED else None
+        return Resumable()  # whatever stands there is no end
+    stopped, patience = end.stopped_early, config["evaluation"]["patience"]
+    at_end = notes.step == config["steps"] or (stopped is not None and patience is not None and stopped >= patience)
+    return Finished(end) if end.status == summary.FINISHED and end.step == notes.step and at_end else Resumable()
 
 
 def cut_back(folder: Path, evaluates_at: Callable[[int], bool], checkpoint: Checkpoint | None) -> None:

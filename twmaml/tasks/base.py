@@ -27,6 +27,10 @@ class TaskFamily(ABC):
     """Further results of evaluation: keys of `Outcome.metrics`."""
     outputs = 1
     """Units of the last layer of a network for this family."""
+    evaluated_at_once = 225
+    """Evaluation tasks that are adapted side by side: as many as a CPU's cache holds."""
+    protocol = ""
+    """What figures of this family must agree in besides numbers of examples and steps, to be compared."""
 
     @property
     @abstractmethod
@@ -41,6 +45,19 @@ class TaskFamily(ABC):
     def data(self) -> PyTree[Array]:
         """Arrays that all tasks read, loaded once; an argument of every program instead of a constant in it."""
         return ()
+
+    def check_data(self, data: PyTree[Array], shots: int, queries: int) -> None:
+        """Refuses numbers of examples that the data cannot give.
+
+        Raises:
+            ValueError: with what it can give.
+        """
+        del data, shots, queries
+
+    def describe_data(self, data: PyTree[Array]) -> str:
+        """The size of the data in words; nothing of a family that has none."""
+        del data
+        return ""
 
     def episode(self, key: Key[Array, ""], task: Float[Array, " axes"], data: PyTree[Array]) -> Any:
         """The part that support and query of a task share: its parameters, and the classes drawn, say."""
@@ -63,6 +80,10 @@ class TaskFamily(ABC):
     def draw_picture(self, axes: Any, picture: Mapping[str, np.ndarray]) -> None:
         """Draws one task's picture into Matplotlib's axes."""
         del axes, picture
+
+    def inputs_of(self, x: Any) -> Any:
+        """A user's own inputs in the form that a network takes."""
+        return x
 
     def support_of(self, x: Any, y: Any) -> Any:
         """A user's own examples in the form of `collect`, to adapt to."""

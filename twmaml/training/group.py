@@ -18,6 +18,8 @@ from twmaml.training.recorder import Progress, Recorder, RunResult, RunSpec, Sha
 log = logging.getLogger(__name__)
 
 
+_OTHER_DATA = "was trained with other images or arrays than are there now; it cannot go on with these"
+
 MEMORY_SHARE = 0.8
 """The part of the free memory that a program may take."""
 
@@ -31,9 +33,10 @@ def train_runs(
         The runs, but for those that had not begun when the training was stopped.
     """
     results = [
-        RunResult(folder=spec.folder, step=shared.plan.steps, latest=dict(spec.start.metrics), status="finished")
-        for spec in specs
-        if isinstance(spec.start, Finished)
+        RunResult(
+            folder=spec.folder, step=end.step, latest=dict(end.metrics), status="finished", best_step=end.best_step
+        )
+        for spec, end in [(spec, spec.start.end) for spec in specs if isinstance(spec.start, Finished)]
     ]
     unfinished = [spec for spec in specs if not isinstance(spec.start, Finished)]
     starts: dict[int | None, list[tuple[RunSpec, Checkpoint | None]]] = {}
@@ -42,6 +45,8 @@ def train_runs(
             results.append(RunResult(folder=spec.folder, status=str(checkpoint)))
         elif checkpoint is not None and not checkpoint.notes.mark.fits(spec.folder / "metrics.csv"):
             results.append(RunResult(folder=spec.folder, status=f"{spec.folder / 'metrics.csv'} {NO_FIT}"))
+        elif checkpoint is not None and checkpoint.notes.data != shared.fingerprint:
+            results.append(RunResult(folder=spec.folder, status=f"{spec.folder} {_OTHER_DATA}"))
         else:
             step = None if checkpoint is None else checkpoint.notes.step
             starts.setdefault(step, []).append((spec, checkpoint))

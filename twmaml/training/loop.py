@@ -24,7 +24,7 @@ def train(
     stop: Stop,
     drawing: Executor,
 ) -> None:
-    """Trains several runs, to the end of the plan, until all have failed, or to the chunk in which `stop` is asked.
+    """Trains several runs, each until the plan ends it or it has failed, or to the chunk in which `stop` is asked.
 
     Args:
         programs: compiled.
@@ -40,11 +40,14 @@ def train(
     """
     with ThreadPoolExecutor(1) as writing:
         writing.submit(importlib.import_module, "twmaml.figures.run")
-        states, step, seconds = _start(programs, runs, checkpoints), runs[0].result.step, 0.0
+        states, step, seconds = _start(programs, runs, checkpoints, writing), runs[0].result.step, 0.0
         progress.update("training", [run.result for run in runs])
         # A sampler may be wrong at once.
         end_failed(programs, runs, states, step, programs.advance(states, 0)[1], seconds, drawing)
-        while step < plan.steps and not stop.asked and running(runs):
+        while running(runs):
+            if ending := [run for run in running(runs) if run.at_end or stop.asked]:
+                _end(programs, runs, ending, states, step, plan, progress, seconds, writing, drawing)
+                continue
             before, previous, step = states, step, plan.next_stop(step)
             began = time.perf_counter()
             states, chunk = programs.advance(before, step - previous)
@@ -56,15 +59,15 @@ def train(
                     row = run.row(chunk, states)
                     run.log(step, row if results is None else {**row, **run.judge(step, results, states)})
             progress.update("training", [run.result for run in runs])
-            if plan.saves_after(previous, step) and step < plan.steps:
-                _save(programs, runs, states, writing)
+            if step < plan.steps and (plan.saves_after(previous, step) or any(run.at_best for run in running(runs))):
+                _save(programs, runs, states, writing)  # of all, so that they can go on from the same step
             if plan.draws_at(step) and step < plan.steps:
                 _draw(runs, states, drawing)
-        if running(runs):
-            _end(programs, runs, states, step, plan, progress, seconds, writing, drawing)
 
 
-def _start(programs: Programs, runs: Sequence[Recorder], checkpoints: Sequence[Checkpoint]) -> RunState:
+def _start(
+    programs: Programs, runs: Sequence[Recorder], checkpoints: Sequence[Checkpoint], writing: Executor
+) -> RunState:
     """The states that runs go on from, or begin with; then they are evaluated and logged first."""
     if checkpoints:
         return programs.restore([checkpoint.arrays for checkpoint in checkpoints])
@@ -74,12 +77,15 @@ def _start(programs: Programs, runs: Sequence[Recorder], checkpoints: Sequence[C
         with run.isolating_failures():
             run.log(0, run.judge(0, results, states))
             run.first_unadapted_loss = float(np.median(run.losses[:, 0]))
+    if any(run.at_best for run in running(runs)):
+        _save(programs, runs, states, writing)
     return states
 
 
 def _end(
     programs: Programs,
     runs: Sequence[Recorder],
+    ending: Sequence[Recorder],
     states: RunState,
     step: int,
     plan: Plan,
@@ -88,21 +94,21 @@ def _end(
     writing: Executor,
     drawing: Executor,
 ) -> None:
-    """Leaves whatever a run leaves at its end, planned or not."""
-    _save(programs, runs, states, writing)
+    """Leaves whatever runs leave at their end, planned or not."""
+    _save(programs, ending, states, writing)
     if not plan.evaluates_at(step):  # the checkpoint has the row without it, as a longer run would
         results = programs.evaluate(states)
-        for run in running(runs):
+        for run in running(ending):
             with run.isolating_failures():
                 run.amend(run.judge(step, results, states))
     progress.update("drawing", [run.result for run in runs])
-    _draw(runs, states, drawing)
-    for run in running(runs):
+    _draw(ending, states, drawing)
+    for run in running(ending):
         with run.isolating_failures():
             run.finish_saving()
             run.finish_figures()
             broken = not np.isfinite(run.losses[:, 0]).any()  # by the very last update
-            planned = "finished" if step == plan.steps else "interrupted"
+            planned = "finished" if run.at_end else "interrupted"
             run.close(describe_failure(run, step) if broken else planned, seconds, len(runs))
 
 

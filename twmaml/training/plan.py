@@ -14,6 +14,13 @@ class Plan:
     save_every: int
     keep: int
     """Checkpoints that are kept."""
+    patience: int | None
+    """Evaluations without a new best on the split `validation` after which a run ends; None for no such end."""
+
+    def ends_at(self, step: int, since_best: int) -> bool:
+        """Whether a run ends after so many meta-steps, with so many evaluations since its best."""
+        impatient = self.patience is not None and since_best >= self.patience and self.evaluates_at(step)
+        return step == self.steps or impatient
 
     def stops_at(self, step: int) -> bool:
         """Whether there is a row of metrics.csv at a step."""

@@ -17,14 +17,15 @@ from twmaml.meta_learning.chunk import Chunk
 from twmaml.meta_learning.evaluation import Evaluation
 from twmaml.meta_learning.learner import MetaLearner, RunState
 from twmaml.samplers.base import Sampler
-from twmaml.statistics import rank_correlation
+from twmaml.statistics import VALIDATION, rank_correlation
 from twmaml.storage import pictures_file, summary
-from twmaml.storage.checkpoint import Checkpoint, Notes
+from twmaml.storage.checkpoint import Checkpoint, Notes, prune
 from twmaml.storage.checkpoint import write as write_checkpoint
 from twmaml.storage.evaluation_file import path_of
 from twmaml.storage.files import run_log
 from twmaml.storage.metrics_file import MetricsFile, read_metrics
 from twmaml.storage.run_folder import State, cut_back
+from twmaml.storage.validation import Validation
 from twmaml.storage.wandb_run import WandbRun
 from twmaml.training.plan import Plan
 from twmaml.training.programs import Programs
@@ -46,6 +47,8 @@ class Shared:
     """By the name of the split."""
     data: Mapping[str, Any]
     """Arrays of the families by the name of the split; those of training under `train`."""
+    fingerprint: int
+    """Of the data: a run does not go on with other data."""
     figures: Mapping[str, Any]
     """Figures of the user's own, by name."""
     plan: Plan
@@ -73,6 +76,8 @@ class RunResult:
     folder: Path
     step: int = 0
     latest: dict[str, float] = field(default_factory=dict)
+    best_step: int | None = None
+    """Of the best checkpoint; None until its end, or without a split `validation`."""
     status: str = "running"
     """`running`, `finished`, `interrupted`, or the one line that says why it failed."""
     wandb_mode: str = "disabled"
@@ -113,6 +118,9 @@ class Recorder:
         self.result = RunResult(folder=self.folder, wandb_mode=wandb.mode, wandb_url=wandb.url)
         self._results: Results = {}
         self.first_unadapted_loss = math.nan
+        self._validation = Validation(
+            shared.evaluations[VALIDATION].metrics if VALIDATION in shared.evaluations else ()
+        )
         if checkpoint is None:
             metrics.unlink(missing_ok=True)
             self._metrics = MetricsFile(metrics, columns)
@@ -121,11 +129,13 @@ class Recorder:
             self.result.step, self.result.latest = checkpoint.notes.step, dict(checkpoint.notes.latest)
             self._results = unpack_results(checkpoint.arrays)
             self.first_unadapted_loss = checkpoint.notes.first_unadapted_loss
+            self._validation = self._validation.after_all(read_metrics(metrics))
         cut_back(self.folder, shared.plan.evaluates_at, checkpoint)
+        prune(self.folder, shared.plan.keep, self._validation.best)  # which a kill may have kept from its end
         for split in shared.evaluations:
             path_of(self.folder, 0, split).parent.mkdir(exist_ok=True)
         self._first, self._began = self.result.step, time.perf_counter()
-        self._saved = None if checkpoint is None else checkpoint.notes.step
+        self._saved = -1 if checkpoint is None else checkpoint.notes.step
         self._saving: Future[None] | None = None
         self._figures: tuple[int, Future[Drawn]] | None = None
 
@@ -133,6 +143,16 @@ class Recorder:
     def running(self) -> bool:
         """Whether it has not come to its end, whichever that is."""
         return self.result.status == "running"
+
+    @property
+    def at_end(self) -> bool:
+        """Whether it stands where the plan ends it."""
+        return self._shared.plan.ends_at(self.result.step, self._validation.since_best)
+
+    @property
+    def at_best(self) -> bool:
+        """Whether it stands at its best evaluation on the split `validation`."""
+        return self._validation.best() == self.result.step
 
     @property
     def losses(self) -> np.ndarray:
@@ -166,12 +186,14 @@ class Recorder:
         self.result.step = step
         self.result.latest |= metrics
         self._metrics.write(step, metrics)
+        self._validation = self._validation.after(self._metrics.last)
         self._wandb.log(step, metrics)
 
     def amend(self, metrics: Mapping[str, float]) -> None:
         """Adds to the row that was written last."""
         self.result.latest |= metrics
         self._metrics.amend(metrics)
+        self._validation = self._validation.after(self._metrics.last)
         self._wandb.log(self.result.step, metrics)
 
     def judge(self, step: int, results: Results, states: RunState) -> dict[str, float]:
@@ -201,9 +223,11 @@ class Recorder:
             self.first_unadapted_loss,
             self._metrics.mark,
             self._wandb.identity,
+            self._shared.fingerprint,
         )
         checkpoint = Checkpoint(notes, {**leaves, **pack_results(self._results)})
-        self._saving = writing.submit(write_checkpoint, self.folder, checkpoint, self._shared.plan.keep)
+        keep, best = self._shared.plan.keep, self._validation.best
+        self._saving = writing.submit(write_checkpoint, self.folder, checkpoint, keep, best)
 
     def finish_saving(self) -> None:
         """Waits for the checkpoint that is being written; raises the error if it cannot be."""
@@ -239,7 +263,8 @@ class Recorder:
     def close(self, status: str, seconds: float, runs_at_once: int) -> None:
         """Writes summary.json, with the seconds that the meta-steps took, and ends the W&B run."""
         result = self.result
-        result.status = status
+        result.status, result.best_step = status, self._validation.best(self._saved)
+        early = status == summary.FINISHED and result.step < self._shared.plan.steps
         ended = summary.Summary(
             status=f"failed: {status}" if result.failed else status,
             seed=self.spec.seed,
@@ -249,6 +274,9 @@ class Recorder:
             meta_steps_per_second=round((result.step - self._first) / seconds, 1) if seconds > 0 else None,
             metrics=result.latest,
             device=jax.devices()[0].device_kind,
+            protocols={name: evaluation.protocol for name, evaluation in self._shared.evaluations.items()},
+            best_step=result.best_step,
+            stopped_early=self._validation.since_best if early else None,
         )
         summary.write(self.folder, ended)
         self._metrics.close()
@@ -257,7 +285,7 @@ class Recorder:
 
 def _figure_data(run: Recorder, programs: Programs, shared: Shared, results: Results, states: RunState) -> "FigureData":
     """The data of a run's figures; writes its pictures besides."""
-    from twmaml.figures.run import FigureData  # noqa: PLC0415  imported in the background by now
+    from twmaml.figures.run import FigureData, Judged  # noqa: PLC0415  imported in the background by now
 
     queue, probabilities, tasks, arrays = programs.illustrate(states, run.index)
     evaluation = shared.evaluations["eval"]
@@ -268,12 +296,12 @@ def _figure_data(run: Recorder, programs: Programs, shared: Shared, results: Res
     return FigureData(
         title=f"{run.spec.title}, meta-step {run.result.step:,}",
         grid=shared.learner.family.grid,
-        evaluation_grid=evaluation.grid,
-        draws=evaluation.draws,
         queue=queue,
         probabilities=probabilities,
-        metrics=evaluation.metrics,
-        values=results["eval"],
+        splits={
+            name: Judged(each.grid, each.draws, each.metrics, results[name], each.protocol)
+            for name, each in shared.evaluations.items()
+        },
         history=read_metrics(run.folder / "metrics.csv"),
         pictures=pictures,
         draw_picture=evaluation.learner.family.draw_picture,
