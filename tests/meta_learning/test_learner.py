@@ -315,6 +315,19 @@ class Preferring(Proportional):
         return view.own + 1
 
 
+@pytest.mark.parametrize("at_once", [1, 4, 6])
+def test_tasks_in_blocks_make_the_step_of_all_at_once(at_once, make_learner):
+    learners = [make_learner(Preferring("losses", False), tasks_at_once=n) for n in (None, at_once)]
+    state = learners[0].init(0)
+    (whole, draw, outcome), (blocks, other_draw, other) = (jax.jit(each.meta_step)(state) for each in learners)
+    assert_trees_equal(draw.tasks, other_draw.tasks)
+    pairs = zip(jax.tree.leaves((whole.opt_state, outcome)), jax.tree.leaves((blocks.opt_state, other)), strict=True)
+    for one, same in pairs:
+        np.testing.assert_allclose(one, same, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(draw.weights, other_draw.weights, rtol=1e-5)
+    assert np.std(draw.weights) > 0
+
+
 @pytest.mark.parametrize("meta_batch", [6, 7])
 def test_devices_that_share_a_batch_weigh_it_as_a_whole(meta_batch, make_learner):
     learner = make_learner(Preferring("losses", False), meta_batch=meta_batch)

@@ -204,6 +204,21 @@ def test_images_of_ones_own_are_support_data():
             family.support_of(x, y)
 
 
+def test_a_picture_shows_no_support_image_as_a_query():
+    family = make_family()
+    data, key = jax.tree.map(jnp.asarray, family.data()), jax.random.key(0)
+    data = data._replace(counts=jnp.full_like(data.counts, 3))
+    episode = family.episode(key, jnp.zeros(1), data)
+    support = family.collect(key, episode, "support", identity, 2)
+    picture = family.picture(
+        episode, support, lambda observe: observe(lambda inputs: jnp.zeros((len(inputs), 4)))[None]
+    )
+    shown = [np.round(255 * np.asarray(picture[f"{part}_images"])[:, :, 0, 1, 0]) for part in ("support", "query")]
+    for of_support, of_query in zip(*shown, strict=True):
+        assert not {*of_support} & {*of_query}
+        assert len({*of_query}) == 1
+
+
 @pytest.mark.parametrize("ways", [3, 11])
 def test_a_picture_shows_every_class_and_frames_what_is_told_wrong(ways):
     family = make_family(ways=ways, noise=0.1)

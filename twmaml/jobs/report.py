@@ -15,8 +15,11 @@ from twmaml.statistics import DIVERGED, LOGGED, column_of, label_of, reported_st
 from twmaml.storage.files import shorten
 from twmaml.training.recorder import RunResult
 
-_FURTHER = ("mean", "cvar_10")
-"""Statistics of the closing table for metrics besides the score."""
+_BRIEFLY = ("mean", "sd", "cvar_10")
+"""Statistics of the closing tables where there are several metrics."""
+
+_NAMES = {"eval": "evaluation"}
+"""Names of splits in the terminal, where they are others."""
 
 _FILES = {"figures": "figures/", "metrics": "metrics.csv", "evaluation": "evaluation/", "summary": "summary.json"}
 
@@ -30,10 +33,7 @@ def describe(job: Job) -> tuple[str, dict[str, str]]:
     learned = jax.eval_shape(lambda: learner.init(0)).meta_params
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(learned))
     every = f"every {settings.evaluation.every:,} meta-steps"
-    evaluations = {
-        "evaluation" if name == "eval" else name: f"{each.protocol}; {every}"
-        for name, each in job.parts.evaluations.items()
-    }
+    evaluations = {_NAMES.get(name, name): f"{each.protocol}; {every}" for name, each in job.parts.evaluations.items()}
     of_data = learner.family.describe_data(job.parts.data["train"])
     return f"twmaml: {job.title}, seed {seeds}", {
         "tasks": f"{', '.join(axes)}; {cells} = {learner.family.grid.size:,} cells",
@@ -66,15 +66,24 @@ def mean_metrics(runs: Sequence[RunResult]) -> dict[str, float]:
     return {name: float(np.mean([latest[name] for latest in kept])) for name in names}
 
 
-def closing_table(job: Job, runs: Sequence[RunResult]) -> list[tuple[int, dict[str, float]]]:
-    """The statistics after each reported inner step, averaged over the runs."""
-    mean = mean_metrics(runs)
-    names = {column_of(statistic): statistic.label for statistic in LOGGED} | {"diverged": DIVERGED}
-    for metric in job.parts.evaluation.learner.family.metrics:
-        label = label_of(metric)
-        names |= {column_of(each, metric): f"{label}: {each.label}" for each in LOGGED if each.key in _FURTHER}
-    steps = reported_steps(job.parts.evaluation.steps)
-    return [(k, {label: mean[f"eval/{name}_step_{k}"] for name, label in names.items()}) for k in steps]
+def closing_tables(job: Job, runs: Sequence[RunResult]) -> dict[str, list[tuple[int, dict[str, float]]]]:
+    """The statistics of each split after each reported inner step, averaged over the runs, by title."""
+    mean, tables = mean_metrics(runs), {}
+    for split, evaluation in job.parts.evaluations.items():
+        names = {}
+        further = evaluation.metrics[1:]
+        for metric in further:
+            label = label_of(metric)
+            names |= {column_of(each, metric): f"{label}: {each.label}" for each in LOGGED if each.key in _BRIEFLY}
+        shown = [each for each in LOGGED if each.key in _BRIEFLY or not further]
+        prefix = f"{label_of(evaluation.metrics[0])}: " if further else ""
+        names |= {column_of(each): f"{prefix}{each.label}" for each in shown} | {"diverged": DIVERGED}
+        title = f"{_NAMES.get(split, split)} over the grid of tasks: {evaluation.protocol}"
+        tables[title] = [
+            (k, {label: mean[f"{split}/{name}_step_{k}"] for name, label in names.items()})
+            for k in reported_steps(evaluation.steps)
+        ]
+    return tables
 
 
 def closing_paths(folder: Path, runs: Sequence[RunResult]) -> dict[str, str]:

@@ -53,7 +53,7 @@ def sweep(groups: Sequence[Described], folder: Path) -> Iterator[RunGroup]:
         try:
             yield going.run_group
         finally:
-            terminal.finish([], going.paths)
+            terminal.finish({}, going.paths)
             if stop.asked:
                 terminal.say(f"  go on with {resume_command(folder)}")
 

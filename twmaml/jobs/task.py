@@ -24,7 +24,7 @@ from twmaml.jobs.job import (
     train_jobs,
 )
 from twmaml.jobs.process import stop_on_interrupt
-from twmaml.jobs.report import closing_paths, closing_table, describe, resume_command
+from twmaml.jobs.report import closing_paths, closing_tables, describe, resume_command
 from twmaml.jobs.sweep import sweep
 from twmaml.jobs.terminal import Terminal
 from twmaml.storage.checkpoint import CheckpointError
@@ -94,7 +94,7 @@ def train_job(cfg: DictConfig) -> float:
                 return result_of(runs)  # says why not one of them could go on
             if stop.asked:
                 terminal.say(f"interrupted after {max(run.step for run in runs):,} of {steps:,} meta-steps")
-            terminal.finish(closing_table(job, runs), closing_paths(job.folder, runs))
+            terminal.finish(closing_tables(job, runs), closing_paths(job.folder, runs))
             if stop.asked:
                 terminal.say(f"  go on with {resume_command(job.folder if job.sweep is None else job.sweep)}")
         if stop.asked:

@@ -22,6 +22,10 @@ class _StepsPerSecond(ProgressColumn):
         return Text("" if rate is None else f"{rate:,.0f} steps/s", style="cyan")
 
 
+Rows = Sequence[tuple[int, Mapping[str, float]]]
+"""Figures by name after some inner steps."""
+
+
 class Terminal:
     """The output of one job.
 
@@ -84,10 +88,10 @@ class Terminal:
             self._task, completed=self._before + steps, description=self._label + stage, losses=losses, rate=rate
         )
 
-    def finish(self, rows: Sequence[tuple[int, Mapping[str, float]]], paths: Mapping[str, str | Path]) -> None:
-        """The closing table (one row an inner step) and where everything is."""
-        if rows and self.console.is_terminal:
-            table = Table(title="evaluation loss over the grid of tasks", title_justify="left", header_style="bold")
+    def finish(self, tables: Mapping[str, Rows], paths: Mapping[str, str | Path]) -> None:
+        """The closing tables by title (one row an inner step) and where everything is."""
+        for title, rows in tables.items() if self.console.is_terminal else ():
+            table = Table(title=title, title_justify="left", header_style="bold")
             table.add_column("inner steps", justify="right")
             for name in rows[0][1]:
                 table.add_column(name, justify="right")

@@ -25,7 +25,10 @@ _STRICT = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
 _NotNegative = Annotated[Real, Field(ge=0)]
 
 _SHOWN = 3
-"""Support images and query images of a class in a picture, at most."""
+"""Support images of a class in a picture, at most, and query images."""
+
+_PICTURES = 0x70696374
+"""Seed of the noise in pictures, which is neither training's nor evaluation's."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -189,10 +192,15 @@ class FewShot(TaskFamily):
     def collect(self, key: Key[Array, ""], episode: Episode, part: Part, predict: Predict, n: int) -> Examples:
         """`n` images of each class: support from the front of the order of its instances, query from the back."""
         del predict
-        places = jnp.arange(n)[None]
+        places = jnp.broadcast_to(jnp.arange(n), (self.ways, n))
         if part == "query":
             places = episode.images.counts[episode.classes][:, None] - 1 - places
-        instances = jnp.take_along_axis(episode.order, jnp.broadcast_to(places, (self.ways, n)), axis=1)
+        return self._examples(key, episode, places)
+
+    def _examples(self, key: Key[Array, ""], episode: Episode, places: Int[Array, "ways n"]) -> Examples:
+        """The images at places of the order of each class."""
+        n = places.shape[1]
+        instances = jnp.take_along_axis(episode.order, places, axis=1)
         classes = jnp.repeat(episode.classes, n)
         images = episode.images.pixels[classes, instances.ravel()].astype(jnp.float32) / 255
         jitter_key, noise_key = jax.random.split(key)
@@ -234,11 +242,12 @@ class FewShot(TaskFamily):
 
     def picture(self, episode: Episode, support: Examples, path: AdaptationPath) -> dict[str, Array]:
         """Some support and query images of each class, and what is predicted of the latter after each inner step."""
-        images = support.images.reshape(self.ways, -1, *support.images.shape[1:])[:, :_SHOWN]
-        most = episode.images.pixels.shape[1] - images.shape[1]
-        query = self.collect(jax.random.key(0), episode, "query", lambda inputs: inputs, min(most, _SHOWN))
+        images = support.images.reshape(self.ways, -1, *support.images.shape[1:])
+        last = episode.images.counts[episode.classes][:, None] - 1
+        places = jnp.maximum(last - jnp.arange(_SHOWN), images.shape[1])  # one again, where there are no more
+        query = self._examples(jax.random.key(_PICTURES), episode, places)
         return {
-            "support_images": self._restore(images),
+            "support_images": self._restore(images[:, :_SHOWN]),
             "query_images": self._restore(query.images.reshape(self.ways, -1, *images.shape[2:])),
             "predictions": path(lambda predict: jnp.argmax(predict(query.images), axis=1).reshape(self.ways, -1)),
         }
