@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from tests.conftest import ACCURACY, SCORE, contents
-from twmaml.figures.panels import make_panels, use_log_scale
+from twmaml.figures.panels import cell_labels, describe_task, make_panels, use_log_scale
 from twmaml.figures.run import (
     FIGURES,
     FigureData,
@@ -44,6 +44,19 @@ FAMILIES = {
 }
 KINDS = ["Alpha", "Beta", "A_kind_of_a_long_name"]
 IMAGES = ParameterGrid({"kind": Categories(KINDS), "noise": Interval(0.0, 1.0, 4)})
+
+
+def test_a_task_and_a_cell_are_called_by_their_own_names():
+    for k, kind in enumerate(KINDS):
+        assert describe_task(IMAGES, np.array([float(k), 0.25])) == f"kind {kind}, noise 0.25"
+    assert cell_labels(IMAGES.axes["kind"]) == KINDS
+    assert cell_labels(Segments([(0.0, 1.0, 2), (3.0, 6.0, 3)])) == [
+        "0 to 0.5",
+        "0.5 to 1",
+        "3 to 4",
+        "4 to 5",
+        "5 to 6",
+    ]
 
 
 def draw_nothing(axes, picture):

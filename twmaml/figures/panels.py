@@ -52,7 +52,8 @@ def _value_text(grid: ParameterGrid, name: str, value: float) -> str:
     if ticks is None:
         return f"{value:.3g}{UNITS.get(axis.unit, axis.unit)}"
     places, labels = ticks
-    return labels[int(np.abs(np.array(places) - float(axis.position(jnp.float32(value)))).argmin())]
+    place = float(axis.position(jnp.float32(value))) * axis.cells
+    return labels[int(np.abs(np.array(places) - place).argmin())]
 
 
 def cell_labels(axis: ParameterAxis) -> list[str] | None:
@@ -65,7 +66,7 @@ def cell_labels(axis: ParameterAxis) -> list[str] | None:
         middles = (edges[:-1] + edges[1:]) / 2
         return [labels[int(np.abs(np.array(places) - middle).argmin())] for middle in middles]
     inside = [jnp.asarray(edges[:-1], jnp.float32), jnp.nextafter(jnp.asarray(edges[1:], jnp.float32), -jnp.inf)]
-    low, high = (np.asarray(axis.ends(ends).value) / axis.scale for ends in inside)
+    low, high = (np.asarray(axis.ends(ends / axis.cells).value) / axis.scale for ends in inside)
     return [f"{a:.3g} to {b:.3g}" for a, b in zip(low, high, strict=True)]
 
 

@@ -83,7 +83,7 @@ class Axis(Protocol):
         ...
 
     def edges(self) -> np.ndarray:
-        """Borders of the cells as figures draw them: in the configured unit, or positions where there are ticks."""
+        """Borders of the cells as figures draw them: in the configured unit, or 0, 1, 2, ... where there are ticks."""
         ...
 
     def ticks(self) -> tuple[list[float], list[str]] | None:
@@ -227,7 +227,7 @@ class Segments:
         return Segments([(low, high, count) for (low, high, _), count in pairs], self.unit)
 
     def edges(self) -> np.ndarray:
-        """Positions: the gaps are not drawn."""
+        """0, 1, 2, ...: the gaps are not drawn."""
         return np.arange(self.cells + 1.0)
 
     def ticks(self) -> tuple[list[float], list[str]]:
@@ -292,7 +292,7 @@ class Categories:
         return self
 
     def edges(self) -> np.ndarray:
-        """Positions."""
+        """0, 1, 2, ..."""
         return np.arange(self.cells + 1.0)
 
     def ticks(self) -> tuple[list[float], list[str]]:
