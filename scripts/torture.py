@@ -37,7 +37,7 @@ OF_TASK = {
         *("task.noise.evaluation_cells=1", "evaluation.steps=1"),
     ],
 }
-"""What makes each task small."""
+"""The keys that make each task small."""
 
 AT_START = 0.15
 """The share of signals that come while the program starts."""

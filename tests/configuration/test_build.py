@@ -66,7 +66,7 @@ def images(tmp_path_factory):
 
 def needed_by(choice, images):
     """What a file needs besides, to be built."""
-    if choice in ("conv4", "resnet12"):
+    if choice in ("conv4", "conv4_max_pool", "resnet12"):
         return ["task=glyphs"]
     if choice.startswith("omniglot_"):
         parts = ["task.source.shuffled=[0,30]", "evaluation.splits.eval.task.source.shuffled=[30,60]"]
@@ -77,6 +77,12 @@ def needed_by(choice, images):
 @pytest.mark.parametrize(("group", "choice"), BUILT)
 def test_every_file_composes_and_builds(group, choice, images):
     build(f"{group}={choice}", *needed_by(choice, images))
+
+
+@pytest.mark.parametrize("model", ["conv4", "resnet12", "mlp"])
+def test_a_folder_of_images_goes_with_every_network(model, images):
+    build("task=image_folder", f"task.source.data_dir={images}", f"model={model}", "task.source.size=16")
+    build("task=image_folder", f"task.source.data_dir={images}", "task.source.colour=false")
 
 
 @pytest.mark.parametrize("sampler", [choice for group, choice in CHOICES if group == "sampler"])

@@ -25,6 +25,9 @@ class Numbered:
 
     size, channels, category = SIZE, 1, "letter"
 
+    def __repr__(self):
+        return "numbered images"
+
     def categories(self):
         return list(CATEGORIES)
 
@@ -199,9 +202,28 @@ def test_images_of_ones_own_are_support_data():
     images, labels = np.random.default_rng(0).random((4, SIZE, SIZE)), [0, 1, 2, 3]
     support = family.support_of(images, labels)
     np.testing.assert_allclose(support.images[..., 0], (images - 0.5) / 0.25, rtol=1e-5, atol=1e-6)
-    for x, y in ((images[:, :5], labels), (images, labels[:3]), (images[0], labels)):
-        with pytest.raises(ValueError, match=r"must have shape"):
+    wrong = [(images[:, :5], labels), (images, labels[:3]), (images[0], labels), (images[:0], [])]
+    wrong += [(images, each) for each in ([1, 2, 3, 4], [0, -1, 2, 3], [0.0, 1.0, 2.0, 3.0])]
+    for x, y in [*wrong, ((255 * images).astype(np.uint8), labels)]:
+        with pytest.raises(ValueError, match=r"must "):
             family.support_of(x, y)
+
+
+def test_grey_takes_the_mean_of_three_colours():
+    one, three = make_family(mean=[0.4], std=[0.2]), make_family(mean=[0.3, 0.4, 0.5], std=[0.1, 0.2, 0.3])
+    images = np.random.default_rng(0).random((4, SIZE, SIZE))
+    np.testing.assert_allclose(one.inputs_of(images), three.inputs_of(images), rtol=1e-6)
+
+
+def test_classes_that_training_has_are_told_by_their_images():
+    family = make_family()
+    data = family.data()
+    others = data._replace(pixels=255 - data.pixels)
+    mixed = data._replace(pixels=np.concatenate([data.pixels[:4], others.pixels[4:]]))
+    assert family.relate_data(data, data) == "classes seen in training"
+    assert family.relate_data(others, data) == "classes not seen in training"
+    assert family.relate_data(mixed, data) == "4 of 11 classes seen in training"
+    assert family.data().pixels is data.pixels  # loaded once
 
 
 def test_a_picture_shows_no_support_image_as_a_query():
@@ -252,7 +274,7 @@ def test_a_picture_shows_every_class_and_frames_what_is_told_wrong(ways):
         {"noise": Interval(-0.1, 1.0, 3)},
         {"source": 3},
         {"std": [0.0]},
-        {"mean": [0.1] * 3},
+        {"mean": [0.1] * 2},
     ],
 )
 def test_a_wrong_argument_is_refused(changes):

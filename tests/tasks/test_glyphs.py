@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from twmaml.errors import ConfigurationError
 from twmaml.tasks.images import glyphs
 from twmaml.tasks.images.glyphs import ALPHABETS, Glyphs
 
@@ -49,6 +50,8 @@ def test_alphabets_are_chosen_in_their_order_and_share_nothing():
 def test_more_instances_leave_fewer_classes():
     assert Glyphs(["Lao"], instances=8).load().counts.min() == 8
     assert len(Glyphs(["Lao"], instances=8).load().names) < len(Glyphs(["Lao"]).load().names)
+    with pytest.raises(ConfigurationError, match=r"no character of Arabic, Hebrew has so many"):
+        Glyphs(["Lao", "Hebrew", "Arabic"], instances=8).load()
 
 
 def test_a_cache_that_is_damaged_or_cannot_be_written_changes_nothing(tmp_path, monkeypatch):

@@ -57,7 +57,7 @@ def of_folder(folder):
         "evaluation.queries=2",
         "evaluation.splits.eval.draws=2",
         "model.filters=4",
-        "+model.layers=2",
+        "model.layers=2",
     ]
 
 
@@ -79,6 +79,8 @@ def test_a_run_on_glyphs_judges_on_both_splits_and_can_be_used_and_resumed(train
     protocols = json.loads((run / "summary.json").read_text())["protocols"]
     assert "transductive" in protocols["eval"]
     assert "8 tasks" in protocols["eval"]
+    assert "classes not seen in training" in protocols["eval"]
+    assert "classes seen in training" in protocols["seen"]
     assert "4 tasks" in protocols["seen"]
 
     trained = load(run)
@@ -114,6 +116,8 @@ def test_a_run_does_not_go_on_with_other_images(train, tmp_path, folder):
         (["task.ways=1"], r"task.ways=1"),
         (["shots=2"], r"shots=2 queries=3: need 5 images of a class"),
         (["evaluation.queries=9"], r"shots=1 evaluation.queries=9: need 10 images of a class"),
+        (["shots=5", "task.source.instances=8"], r"task.source.instances=8: no character of Arabic, Braille"),
+        (["evaluation.splits.eval.task.ways=900"], r"evaluation.splits.eval: task.ways=900"),
         (["task.source.alphabets=[Klingon]"], r"task.source"),
         (["task=sin2d", "model=conv4"], r"takes images"),
         (["model.outputs=3"], r"model.outputs=3: must be 5"),

@@ -24,7 +24,7 @@ class Parts:
     data: Mapping[str, PyTree[Any]]
     """Arrays of the families by the name of the split; those of training under `train`."""
     fingerprint: int
-    """Of the data."""
+    """A checksum of the data."""
     figures: Mapping[str, Callable[..., Any]]
     """Figures of the user's own by name."""
     needs: Sequence[Need]

@@ -44,11 +44,14 @@ def build_splits(
         if split.task:
             own = merge_task(task, split.task)
             family = _build_family(own, name)
-        data[name] = _data_of(family, own)
-        evaluation = _build_evaluation(replace(learner, family=family), name, split, asked, learner.family)
-        prefix = "evaluation" if split.queries is None else f"evaluation.splits.{name}"
-        _check_data(family, data[name], learner.shots, evaluation.queries, f"{prefix}.queries")
-        evaluations[name] = evaluation
+        try:
+            data[name] = _data_of(family, own)
+            evaluation = _build_evaluation(replace(learner, family=family), name, split, asked, learner.family)
+            prefix = "evaluation" if split.queries is None else f"evaluation.splits.{name}"
+            _check_data(family, data[name], learner.shots, evaluation.queries, f"{prefix}.queries")
+        except ConfigurationError as error:
+            raise ConfigurationError(f"evaluation.splits.{name}: {error}" if split.task else str(error)) from error
+        evaluations[name] = replace(evaluation, data_note=family.relate_data(data[name], data["train"]))
     return evaluations, data
 
 

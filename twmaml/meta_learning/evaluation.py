@@ -38,6 +38,7 @@ class Evaluation:
         queries: query points of a draw.
         seed: of the data; evaluation shares no key with training, whatever the two seeds are.
         queue_grid: the training family's; None if it is another one than the split's.
+        data_note: how far the split's data is that of training, in words.
     """
 
     learner: MetaLearner
@@ -47,6 +48,7 @@ class Evaluation:
     queries: int
     seed: int = 0
     queue_grid: ParameterGrid | None = None
+    data_note: str = ""
 
     @property
     def metrics(self) -> Sequence[Metric]:
@@ -55,10 +57,11 @@ class Evaluation:
 
     @property
     def protocol(self) -> str:
-        """What a figure must agree in with another that it is compared with."""
+        """All that a figure must agree in with another that it is compared with."""
         learner = self.learner
         parts = [
             learner.family.protocol,
+            self.data_note,
             _counted(learner.shots, "shot"),
             _counted(self.queries, "query", "queries"),
             _counted(self.steps, "inner step"),

@@ -207,7 +207,10 @@ def newest(folders: Sequence[Path], may_start_at: Callable[[int], bool] = lambda
     Raises:
         CheckpointError: if a run has checkpoints, but none of them can be read.
     """
-    common = set.intersection(*(set(steps_in(folder)) for folder in folders))
+    present = [steps_in(folder) for folder in folders]
+    common = set.intersection(*map(set, present))
+    if len(folders) > 1 and min(max(steps, default=-1) for steps in present) not in common:
+        common = set()  # but for old ones, kept for being best: to go back there would lose what came after
     for step in sorted(common, key=lambda step: (may_start_at(step), step), reverse=True):
         try:
             return [read(folder / "checkpoints" / str(step)) for folder in folders]

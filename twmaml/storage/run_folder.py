@@ -39,7 +39,7 @@ class Finished(NamedTuple):
     """A run that has come to where the configuration ends it."""
 
     end: Summary
-    """What it has left in summary.json."""
+    """Its summary.json."""
 
 
 State = Empty | Resumable | Finished
@@ -107,7 +107,9 @@ def _state_of(path: Path, config: Mapping[str, Any]) -> State:
     differing = [
         f"{key} ({there.get(key, 'nothing')} there, {here.get(key, 'nothing')} here)"
         for key in sorted({*there, *here})
-        if there.get(key) != here.get(key) and not f"{key}.".startswith(tuple(f"{free}." for free in MAY_CHANGE))
+        if there.get(key) != here.get(key)
+        and not f"{key}.".startswith(tuple(f"{free}." for free in MAY_CHANGE))
+        and not key.endswith(".data_dir")  # a checkpoint knows the data itself, wherever it lies
     ]
     if differing:
         raise ConfigurationError(

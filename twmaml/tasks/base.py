@@ -30,7 +30,7 @@ class TaskFamily(ABC):
     evaluated_at_once = 225
     """Evaluation tasks that are adapted side by side: as many as a CPU's cache holds."""
     protocol = ""
-    """What figures of this family must agree in besides numbers of examples and steps, to be compared."""
+    """A part of what figures must agree in to be compared; numbers of examples and steps come besides."""
 
     @property
     @abstractmethod
@@ -53,6 +53,11 @@ class TaskFamily(ABC):
             ValueError: with what it can give.
         """
         del data, shots, queries
+
+    def relate_data(self, data: PyTree[Array], training: PyTree[Array]) -> str:
+        """How far data to judge on is that of training, in words; nothing of a family that has none."""
+        del data, training
+        return ""
 
     def describe_data(self, data: PyTree[Array]) -> str:
         """The size of the data in words; nothing of a family that has none."""

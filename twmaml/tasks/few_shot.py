@@ -1,5 +1,6 @@
 """Few-shot image classification: N classes to tell apart by K images of each."""
 
+import zlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, NamedTuple
@@ -17,7 +18,7 @@ from twmaml.errors import ConfigurationError
 from twmaml.space.axis import Axis, Categories, Interval
 from twmaml.space.grid import ParameterGrid
 from twmaml.tasks.base import AdaptationPath, Part, TaskFamily
-from twmaml.tasks.images.base import ImageSource
+from twmaml.tasks.images.base import Images, ImageSource
 from twmaml.types import Metric, Outcome, Predict, Real
 
 _STRICT = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
@@ -90,8 +91,8 @@ class FewShot(TaskFamily):
         pooled: make all classes one category.
         rotations: turn each class of a task by a random multiple of 90°, which makes another class of it.
         jitter: varies every image; null for none.
-        mean: of each channel, subtracted after scaling pixels to 0 ... 1.
-        std: of each channel, divided by then.
+        mean: of each channel, subtracted after scaling pixels to 0 ... 1; grey takes the mean of three.
+        std: of each channel, divided by then; likewise.
 
     References:
         Vinyals et al. 2016, Matching networks for one shot learning, section 4.1 (episodes; rotations as classes).
@@ -117,8 +118,8 @@ class FewShot(TaskFamily):
         if isinstance(self.noise, Interval) and self.noise.low < 0:
             raise ValueError(f"noise.low={self.noise.low}: must not be negative")
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) not in (1, self.source.channels):
-                raise ValueError(f"{name} needs one number for each of {self.source.channels} channels. Got {values}")
+            if len(values) not in (1, 3):
+                raise ValueError(f"{name} needs one number, or one for each of 3 colours. Got {values}")
 
     @property
     def grid(self) -> ParameterGrid:
@@ -144,26 +145,35 @@ class FewShot(TaskFamily):
 
     @property
     def protocol(self) -> str:
-        """What has to be known to compare a figure with another."""
-        classes = f"{self.ways} ways out of {'all classes' if self.pooled else f'one {self.source.category}'}"
+        """Ways, whether rotations are used, and which classes a task is of."""
+        of_all = self.pooled or self.source.category == "class"
+        classes = f"{self.ways} ways out of {'all classes' if of_all else f'one {self.source.category}'}"
         return f"{classes}, rotations are {'classes of their own' if self.rotations else 'not used'}"
 
     def data(self) -> ClassImages:
         """All images of the source."""
-        images = self.source.load()
+        images = _load_once(self.source)
         if len(images.names) < self.ways:
             raise ConfigurationError(f"task.ways={self.ways}: there are {len(images.names)} classes in {self.source}")
-        categories = images.categories
-        members = np.array(self.source.categories())[:, None] == np.array(categories)
+        members = np.array(self.source.categories())[:, None] == np.array(images.categories)
         if self.pooled:
             members = np.ones((1, len(images.names)), bool)
         return ClassImages(images.pixels, images.counts, members)
+
+    def relate_data(self, data: ClassImages, training: ClassImages) -> str:
+        """The number of classes, of those to judge on, that have the same images as one of training."""
+        seen = {zlib.crc32(row.data) for row in np.asarray(training.pixels)}
+        count = sum(zlib.crc32(row.data) in seen for row in np.asarray(data.pixels))
+        total = len(data.pixels)
+        return {0: "classes not seen in training", total: "classes seen in training"}.get(
+            count, f"{count:,} of {total:,} classes seen in training"
+        )
 
     def check_data(self, data: ClassImages, shots: int, queries: int) -> None:
         """Refuses more examples of a class than the smallest class has images."""
         least = int(np.argmin(data.counts))
         if data.counts[least] < shots + queries:
-            name = self.source.load().names[least]
+            name = _load_once(self.source).names[least]
             raise ValueError(f"need {shots + queries} images of a class; {name} has {data.counts[least]}")
 
     def describe_data(self, data: ClassImages) -> str:
@@ -226,19 +236,21 @@ class FewShot(TaskFamily):
 
     def inputs_of(self, x: Any) -> Float[Array, "examples height width channels"]:
         """Images [examples, height, width(, channels)] with pixels from 0 to 1, normalised."""
-        images = jnp.asarray(x, jnp.float32)
-        images = images[..., None] if images.ndim == 3 else images
-        if images.shape[1:] != self.example_input.shape:
-            shape = ", ".join(map(str, self.example_input.shape))
-            raise ValueError(f"images must have shape (examples, {shape}). Got {images.shape}")
-        return self._normalise(images)
+        images, shape = jnp.asarray(x), self.example_input.shape
+        if images.shape[1:] not in ((shape, shape[:2]) if self.source.channels == 1 else (shape,)):
+            raise ValueError(f"images must have shape (examples, {', '.join(map(str, shape))}). Got {images.shape}")
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise ValueError(f"images must be floats from 0 to 1. Got {images.dtype}")
+        return self._normalise(images.astype(jnp.float32).reshape(-1, *shape))
 
     def support_of(self, x: Any, y: Any) -> Examples:
         """Images as `inputs_of` takes them, and their labels 0 ... ways - 1."""
-        images, labels = self.inputs_of(x), jnp.asarray(y, jnp.int32)
-        if labels.shape != images.shape[:1]:
-            raise ValueError(f"labels must have shape ({len(images)},). Got {labels.shape}")
-        return Examples(images, labels)
+        images, labels = self.inputs_of(x), np.asarray(y)
+        if labels.shape != images.shape[:1] or labels.size == 0:
+            raise ValueError(f"there must be a label for each of {len(images)} images. Got an array {labels.shape}")
+        if not np.issubdtype(labels.dtype, np.integer) or not ((labels >= 0) & (labels < self.ways)).all():
+            raise ValueError(f"labels must be integers from 0 to {self.ways - 1}. Got {labels}")
+        return Examples(images, jnp.asarray(labels, jnp.int32))
 
     def picture(self, episode: Episode, support: Examples, path: AdaptationPath) -> dict[str, Array]:
         """Some support and query images of each class, and what is predicted of the latter after each inner step."""
@@ -277,7 +289,7 @@ class FewShot(TaskFamily):
         below = first_query + 1.3 * query.shape[1]
         axes.text(-0.1, support.shape[1] / 2, "support", rotation=90, ha="right", va="center", fontsize=8)
         axes.text(-0.1, (first_query + below) / 2, "query", rotation=90, ha="right", va="center", fontsize=8)
-        note = f"class told before → after {len(predictions) - 1} inner steps"
+        note = f"predicted class before → after {len(predictions) - 1} inner steps"
         axes.text(self.ways / 2, below + 0.2, note, ha="center", fontsize=7)
         axes.set(xlim=(-0.5, self.ways), ylim=(below + 0.3, -0.5), aspect="equal")
         axes.set_axis_off()
@@ -285,10 +297,13 @@ class FewShot(TaskFamily):
     def _normalise(self, images: Float[Array, "*any channels"]) -> Float[Array, "*any channels"]:
         if [*self.mean] == [0.0] and [*self.std] == [1.0]:
             return images
-        return (images - jnp.array(self.mean)) / jnp.array(self.std)
+        return (images - self._of_channels(self.mean)) / self._of_channels(self.std)
 
     def _restore(self, images: Float[Array, "*any channels"]) -> Float[Array, "*any channels"]:
-        return jnp.clip(images * jnp.array(self.std) + jnp.array(self.mean), 0, 1)
+        return jnp.clip(images * self._of_channels(self.std) + self._of_channels(self.mean), 0, 1)
+
+    def _of_channels(self, values: Sequence[float]) -> Float[Array, " channels"]:
+        return jnp.array([sum(values) / len(values)] if self.source.channels == 1 else values)
 
     def _jittered(
         self, key: Key[Array, ""], images: Float[Array, "examples height width channels"], jitter: Jitter
@@ -307,6 +322,17 @@ class FewShot(TaskFamily):
             return pixels.reshape(image.shape)
 
         return jax.vmap(transform, (0, 2, 0))(images, matrices, jitter.shift * jnp.stack(shift, axis=1))
+
+
+_loaded: dict[str, Images] = {}
+
+
+def _load_once(source: ImageSource) -> Images:
+    """The images of a source, loaded once a process for all families that have the same."""
+    key = repr(source)
+    if key not in _loaded:
+        _loaded[key] = source.load()
+    return _loaded[key]
 
 
 def _turned(

@@ -60,8 +60,9 @@ class Group:
         self.members = [place[id(sampler)] for sampler in samplers]
         self.indices = self.put(np.array(self.members, np.int32)[self.rows])
         self.seeds = np.array(seeds, np.uint32)[self.rows]
-        on_devices = {id(arrays): jax.device_put(arrays, self.everywhere) for arrays in data.values()}
-        self.data = {name: on_devices[id(arrays)] for name, arrays in data.items()}
+        distinct = {id(leaf): leaf for leaf in jax.tree.leaves(dict(data))}
+        on_devices = {each: jax.device_put(leaf, self.everywhere) for each, leaf in distinct.items()}
+        self.data = jax.tree.map(lambda leaf: on_devices[id(leaf)], dict(data))
 
     def with_sampler(self, index: Int[Array, ""]) -> MetaLearner:
         """The learner with one of the samplers, chosen by a traced number."""

@@ -48,7 +48,7 @@ class Shared:
     data: Mapping[str, Any]
     """Arrays of the families by the name of the split; those of training under `train`."""
     fingerprint: int
-    """Of the data: a run does not go on with other data."""
+    """A checksum of the data: a run does not go on with other data."""
     figures: Mapping[str, Any]
     """Figures of the user's own, by name."""
     plan: Plan
@@ -77,7 +77,7 @@ class RunResult:
     step: int = 0
     latest: dict[str, float] = field(default_factory=dict)
     best_step: int | None = None
-    """Of the best checkpoint; None until its end, or without a split `validation`."""
+    """The best checkpoint's; None until its end, or without a split `validation`."""
     status: str = "running"
     """`running`, `finished`, `interrupted`, or the one line that says why it failed."""
     wandb_mode: str = "disabled"

@@ -11,7 +11,7 @@ class Images(NamedTuple):
     """Images by class, on the host."""
 
     names: list[str]
-    """Of the classes, unique."""
+    """The classes', unique."""
     categories: list[str]
     """The category of each class."""
     pixels: UInt8[np.ndarray, "classes instances height width channels"]

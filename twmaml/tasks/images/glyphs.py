@@ -14,6 +14,7 @@ from jaxtyping import Float32, Int32, UInt8
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from twmaml.errors import ConfigurationError
 from twmaml.tasks.images.base import Images
 
 log = logging.getLogger(__name__)
@@ -87,10 +88,15 @@ class Glyphs:
     def load(self) -> Images:
         """The characters that have enough faces, from the user's cache folder if they are there."""
         rendered = _render_once()
+        enough = rendered["counts"] >= self.instances
+        if missing := sorted({*self.alphabets} - {*rendered["alphabets"][enough].tolist()}):
+            raise ConfigurationError(
+                f"task.source.instances={self.instances}: no character of {', '.join(missing)} has so many renderings; "
+                "leave out of task.source.alphabets what has none"
+            )
         chosen = []
         for alphabet in self.categories():
-            enough = (rendered["alphabets"] == alphabet) & (rendered["counts"] >= self.instances)
-            places = np.flatnonzero(enough)
+            places = np.flatnonzero((rendered["alphabets"] == alphabet) & enough)
             spread = np.linspace(0, len(places) - 1, min(len(places), _MOST_CLASSES)).round().astype(int)
             chosen.append(places[spread])
         rows = np.concatenate(chosen)
@@ -121,6 +127,9 @@ def _render_once() -> Mapping[str, Any]:
         with partial.open("wb") as file:
             np.savez_compressed(file, **rendered)
         partial.replace(path)
+        for old in path.parent.glob("*.npz"):
+            if old != path:  # of another version
+                old.unlink(missing_ok=True)
     except OSError as error:  # a cache is a convenience
         log.info("the glyphs cannot be kept: %s", error)
     return rendered
