@@ -117,7 +117,7 @@ def test_a_run_does_not_go_on_with_other_images(train, tmp_path, folder):
         (["shots=2"], r"shots=2 queries=3: need 5 images of a class"),
         (["evaluation.queries=9"], r"shots=1 evaluation.queries=9: need 10 images of a class"),
         (["shots=5", "task.source.instances=8"], r"task.source.instances=8: no character of Arabic, Braille"),
-        (["evaluation.splits.eval.task.ways=900"], r"evaluation.splits.eval: task.ways=900"),
+        (["task.ways=900"], r"evaluation.splits.eval: task.ways=900: there are"),
         (["task.source.alphabets=[Klingon]"], r"task.source"),
         (["task=sin2d", "model=conv4"], r"takes images"),
         (["model.outputs=3"], r"model.outputs=3: must be 5"),
