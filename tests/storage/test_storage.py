@@ -1,6 +1,7 @@
 import importlib
 import math
 import os
+import time
 from urllib.parse import urlparse
 
 import numpy as np
@@ -95,6 +96,9 @@ def test_a_server_out_of_reach_makes_the_run_an_offline_one(tmp_path, clean_envi
     run.log(1, {"a": 1.0})
     run.finish({"a": 1.0}, exit_code=0)
     (saved,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    until = time.monotonic() + 30
+    while saved.stat().st_size <= 500 and time.monotonic() < until:
+        time.sleep(0.1)  # W&B's own process may still be writing
     assert saved.stat().st_size > 500
     assert "could not be reached" in caplog.text
     modes, start = [], wandb.init
