@@ -45,7 +45,7 @@ def check_adaptation(adaptation: Adaptation) -> None:
     Raises:
         ConfigurationError: with what it has instead.
     """
-    steps = vars(adaptation).get("steps", getattr(type(adaptation), "steps", None))
+    steps = getattr(adaptation, "steps", None)  # which a base class only announces
     if not isinstance(steps, int) or steps < 0:
         raise ConfigurationError(f"adaptation: steps must be a number of inner steps. Got {steps}")
 

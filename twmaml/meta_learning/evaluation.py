@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from twmaml.adaptation.base import adaptation_path, bind
 from twmaml.meta_learning.learner import MetaLearner
+from twmaml.models.base import HasProtocol
 from twmaml.space.grid import ParameterGrid
 from twmaml.types import Fast, MetaParams, Metric
 
@@ -65,7 +66,7 @@ class Evaluation:
             _counted(learner.shots, "shot"),
             _counted(self.queries, "query", "queries"),
             _counted(self.steps, "inner step"),
-            getattr(learner.model, "protocol", ""),
+            learner.model.protocol if isinstance(learner.model, HasProtocol) else "",
             _counted(self.grid.size * self.draws, "task"),
         ]
         return ", ".join(part for part in parts if part)
@@ -98,7 +99,7 @@ class Evaluation:
                 learner.adaptation, learner.model, meta_params, loss_of, adapt_key, self.steps, observe
             )
 
-        at_once = learner.tasks_at_once or learner.family.evaluated_at_once
+        at_once = learner.family.evaluated_at_once if learner.tasks_at_once is None else learner.tasks_at_once
         return jax.lax.map(results_of_one, (fixed.tasks, fixed.keys), batch_size=at_once)
 
     def pictures(self, meta_params: MetaParams, data: PyTree[Array] = ()) -> tuple[Float[Array, "tasks axes"], Any]:

@@ -9,10 +9,7 @@ from twmaml.types import LossOf, Params
 
 @runtime_checkable
 class Model(Protocol):
-    """A network without its weights: a Flax Linen module or a Haiku transform fits as it is.
-
-    One that has a `protocol` says in it what figures must agree in to be compared: whether it is transductive, say.
-    """
+    """A network without its weights: a Flax Linen module or a Haiku transform fits as it is."""
 
     def init(self, key: Key[Array, ""], example_input: Any, /) -> Params:
         """Fresh weights for inputs shaped like the example."""
@@ -20,6 +17,16 @@ class Model(Protocol):
 
     def apply(self, params: Params, inputs: Any, /) -> Any:
         """The network's outputs."""
+        ...
+
+
+@runtime_checkable
+class HasProtocol(Model, Protocol):
+    """A network whose figures can be compared only with those of others that say the same of themselves."""
+
+    @property
+    def protocol(self) -> str:
+        """The property that counts: whether the network is transductive, say."""
         ...
 
 

@@ -8,17 +8,12 @@ from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from twmaml.models.convolution import (
-    PROTOCOLS,
-    Convolution,
+    ConvolutionalNetwork,
     ConvolutionLayer,
-    Norm,
-    Precision,
     check_images,
-    convolve,
     init_convolution,
     init_dense,
     max_pool,
-    normalise,
 )
 from twmaml.models.factored import Dense
 
@@ -31,17 +26,14 @@ class Conv4Params(NamedTuple):
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
-class Conv4:
+class Conv4(ConvolutionalNetwork):
     """Four layers of 3 x 3 convolution, normalisation and ReLU, each of which halves the size; then a linear one.
 
     Args:
+        norm: as of a `ConvolutionalNetwork`, like `convolution`, `precision` and `outputs`.
         filters: of each layer.
         downsample: halve by a stride of 2 (as the field does with Omniglot) or by max pooling (as with mini-ImageNet).
         features: what the linear layer takes: the mean over the pixels that are left, or all of them.
-        norm: by the statistics of the batch, which makes predictions transductive, or of each image alone.
-        convolution: how it is computed; see `convolve`.
-        precision: of the products; everything else is in single precision.
-        outputs: units of the last layer.
         layers: how many.
 
     References:
@@ -52,16 +44,7 @@ class Conv4:
     filters: PositiveInt = 64
     downsample: Literal["stride", "max_pool"] = "stride"
     features: Literal["mean", "flatten"] = "mean"
-    norm: Norm = "batch"
-    convolution: Convolution = "im2col"
-    precision: Precision = "float32"
-    outputs: PositiveInt = 1
     layers: Annotated[int, Field(ge=1, le=12)] = 4
-
-    @property
-    def protocol(self) -> str:
-        """Whether a prediction depends on the other examples that are predicted with it."""
-        return PROTOCOLS[self.norm]
 
     def init(self, key: Key[Array, ""], example_input: Float[Array, "..."]) -> Conv4Params:
         """Fresh weights for images [height, width, channels]."""
@@ -84,8 +67,7 @@ class Conv4:
         stride = 2 if self.downsample == "stride" else 1
         hidden = inputs
         for layer in layers:
-            hidden = convolve(hidden, layer.kernel, stride, self.convolution, self.precision)
-            hidden = jax.nn.relu(normalise(hidden, layer, self.norm))
+            hidden = jax.nn.relu(self.convolve(hidden, layer, stride))
             if self.downsample == "max_pool":
                 hidden = max_pool(hidden)
         return hidden.mean(axis=(1, 2)) if self.features == "mean" else hidden.reshape(len(hidden), -1)

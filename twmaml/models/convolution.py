@@ -6,14 +6,13 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
+from pydantic import ConfigDict, PositiveInt
+from pydantic.dataclasses import dataclass
 
 from twmaml.models.factored import Dense
 
 Convolution = Literal["im2col", "xla"]
 Norm = Literal["batch", "layer"]
-
-PROTOCOLS = {"batch": "batch statistics (transductive)", "layer": "layer normalisation (not transductive)"}
-"""How results are to be named, by norm."""
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -24,6 +23,34 @@ class ConvolutionLayer(NamedTuple):
     kernel: Float[Array, "height width channels filters"]
     scale: Float[Array, " filters"]
     shift: Float[Array, " filters"]
+
+
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
+class ConvolutionalNetwork:
+    """The keys that all convolutional networks have.
+
+    Args:
+        norm: by the statistics of the batch, which makes predictions transductive, or of each image alone.
+        convolution: how it is computed; see `convolve`.
+        precision: of the products; everything else is in single precision.
+        outputs: units of the last layer.
+    """
+
+    norm: Norm = "batch"
+    convolution: Convolution = "im2col"
+    precision: Precision = "float32"
+    outputs: PositiveInt = 1
+
+    @property
+    def protocol(self) -> str:
+        """Whether a prediction depends on the other examples that are predicted with it."""
+        return "batch statistics (transductive)" if self.norm == "batch" else "layer normalisation (not transductive)"
+
+    def convolve(
+        self, inputs: Float[Array, "examples height width channels"], layer: ConvolutionLayer, stride: int = 1
+    ) -> Float[Array, "examples height_out width_out filters"]:
+        """A convolution and the normalisation after it."""
+        return normalise(convolve(inputs, layer.kernel, stride, self.convolution, self.precision), layer, self.norm)
 
 
 def init_convolution(key: Key[Array, ""], size: int, channels: int, filters: int) -> ConvolutionLayer:

@@ -9,17 +9,12 @@ from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from twmaml.models.convolution import (
-    PROTOCOLS,
-    Convolution,
+    ConvolutionalNetwork,
     ConvolutionLayer,
-    Norm,
-    Precision,
     check_images,
-    convolve,
     init_convolution,
     init_dense,
     max_pool,
-    normalise,
 )
 from twmaml.models.factored import Dense
 
@@ -39,15 +34,12 @@ class ResNet12Params(NamedTuple):
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
-class ResNet12:
+class ResNet12(ConvolutionalNetwork):
     """Four residual blocks of three 3 x 3 convolutions, each block with max pooling; then mean and a linear layer.
 
     Args:
+        norm: as of a `ConvolutionalNetwork`, like `convolution`, `precision` and `outputs`.
         filters: of each block.
-        norm: by the statistics of the batch, which makes predictions transductive, or of each image alone.
-        convolution: how it is computed; see `convolve`.
-        precision: of the products; everything else is in single precision.
-        outputs: units of the last layer.
 
     References:
         Oreshkin, Rodríguez López, Lacoste 2018, TADAM, supplement A (64, 128, 256, 512 filters).
@@ -55,15 +47,6 @@ class ResNet12:
     """
 
     filters: Annotated[Sequence[PositiveInt], Field(min_length=1, max_length=8)] = (64, 128, 256, 512)
-    norm: Norm = "batch"
-    convolution: Convolution = "im2col"
-    precision: Precision = "float32"
-    outputs: PositiveInt = 1
-
-    @property
-    def protocol(self) -> str:
-        """Whether a prediction depends on the other examples that are predicted with it."""
-        return PROTOCOLS[self.norm]
 
     def init(self, key: Key[Array, ""], example_input: Float[Array, "..."]) -> ResNet12Params:
         """Fresh weights for images [height, width, channels]."""
@@ -86,11 +69,8 @@ class ResNet12:
         """The logits."""
         hidden = inputs
         for block in params.blocks:
-            beside, within = self._convolve(hidden, block.shortcut), hidden
+            beside, within = self.convolve(hidden, block.shortcut), hidden
             for layer in block.layers[:-1]:
-                within = jax.nn.leaky_relu(self._convolve(within, layer), 0.1)
-            hidden = max_pool(jax.nn.leaky_relu(self._convolve(within, block.layers[-1]) + beside, 0.1))
+                within = jax.nn.leaky_relu(self.convolve(within, layer), 0.1)
+            hidden = max_pool(jax.nn.leaky_relu(self.convolve(within, block.layers[-1]) + beside, 0.1))
         return params.head(hidden.mean(axis=(1, 2)))
-
-    def _convolve(self, inputs: Array, layer: ConvolutionLayer) -> Array:
-        return normalise(convolve(inputs, layer.kernel, 1, self.convolution, self.precision), layer, self.norm)

@@ -45,7 +45,8 @@ class Validation(NamedTuple):
     @property
     def since_best(self) -> int:
         """The number of evaluations after the best one, or after the first if each is NaN."""
-        best = self.best() or 0
+        best = self.best()
+        best = 0 if best is None else best
         return sum(step > best for step, _ in self.costs)
 
 
