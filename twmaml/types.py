@@ -32,6 +32,8 @@ Real = Annotated[float, Field(ge=-3.4e38, le=3.4e38, allow_inf_nan=False)]
 
 PositiveReal = Annotated[Real, Field(gt=0)]
 
+NotNegativeReal = Annotated[Real, Field(ge=0)]
+
 InnerSteps = Annotated[int, Field(ge=0, le=100_000)]
 """Number of steps of adapting to one task, one after the other; more than the bound is a slip of the finger."""
 

@@ -242,6 +242,19 @@ def test_runs_of_one_program_go_on_from_the_same_step(folder, trained, tmp_path)
     assert [each and each.notes.step for each in newest([folder, other])] == [None, 30]
 
 
+def test_an_old_best_that_several_runs_have_draws_none_of_them_back(tmp_path, trained):
+    def steps(*present):
+        for name, own in zip("ab", present, strict=True):
+            shutil.rmtree(tmp_path / name, ignore_errors=True)
+            (tmp_path / name / "checkpoints").mkdir(parents=True)
+            for step in own:
+                write(tmp_path / name, checkpoint(trained[1], step), keep=9)
+        return [found.notes.step for found in newest([tmp_path / "a", tmp_path / "b"]) if found]
+
+    assert steps([40, 50], [30, 40]) == [40, 40]  # killed between two of a program
+    assert steps([30, 40, 50], [40, 80, 90]) == [50, 90]
+
+
 def test_steps_that_would_leave_other_rows_are_a_last_resort(folder):
     assert [each.notes.step for each in newest([folder], lambda step: step == 10) if each] == [10]
     assert [each.notes.step for each in newest([folder], lambda _: False) if each] == [20]

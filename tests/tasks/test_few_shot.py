@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from twmaml.errors import ConfigurationError
 from twmaml.models.conv4 import Conv4
 from twmaml.space.axis import Interval
-from twmaml.tasks.few_shot import FewShot, Jitter
+from twmaml.tasks.few_shot import FewShot
 from twmaml.tasks.images.base import Images
+from twmaml.tasks.images.transforms import Jitter
 from twmaml.types import Predict
 
 SIZE, INSTANCES, CATEGORIES = 6, 7, {"a": 6, "b": 4, "c": 1}

@@ -62,9 +62,11 @@ def test_a_cache_that_is_damaged_or_cannot_be_written_changes_nothing(tmp_path, 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     Glyphs(["Greek"]).load()
     (kept,) = (tmp_path / "twmaml/glyphs").iterdir()
+    kept.with_name("of-before.npz").write_text("")
     whole = kept.read_bytes()
     kept.write_bytes(whole[: len(whole) // 2])
     np.testing.assert_array_equal(first.pixels, Glyphs(["Greek"]).load().pixels)
+    assert [*kept.parent.iterdir()] == [kept]
     monkeypatch.setattr(glyphs, "_render", lambda _: pytest.fail("rendered although it is kept"))
     np.testing.assert_array_equal(first.pixels, Glyphs(["Greek"]).load().pixels)
 

@@ -1,10 +1,14 @@
 """Few-shot classification by the command line: what it trains, leaves and refuses."""
 
 import json
+import re
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 
@@ -15,12 +19,13 @@ from twmaml.storage.checkpoint import newest
 from twmaml.storage.metrics_file import read_metrics
 from twmaml.storage.pictures_file import read as read_pictures
 
+ROOT = Path(__file__).parent.parent.parent
+
 GLYPHS = [
     "task=glyphs",
     "task.source.alphabets=[Latin,Braille]",
     "task.noise.cells=2",
     "task.noise.evaluation_cells=2",
-    "task.ways=3",
     "model.filters=4",
     "steps=40",
     "log_every=20",
@@ -61,7 +66,7 @@ def of_folder(folder):
     ]
 
 
-def test_a_run_on_glyphs_judges_on_both_splits_and_can_be_used_and_resumed(train, tmp_path):
+def test_a_run_on_glyphs_judges_on_both_splits_and_can_be_used_and_resumed(train, tmp_path, environment):
     succeed(train(*GLYPHS, "sampler=importance_delta", "hydra.run.dir=x", small=False))
     run = tmp_path / "x"
     metrics = read_metrics(run / "metrics.csv")
@@ -75,7 +80,7 @@ def test_a_run_on_glyphs_judges_on_both_splits_and_can_be_used_and_resumed(train
     assert {"queue", "evaluation", "evaluation_seen", "learning_curves_seen", "pictures"} <= figures
     pictures = read_pictures(run)
     assert pictures is not None
-    assert pictures.of(0)["predictions"].shape[:2] == (3, 3)  # inner steps + 1, ways
+    assert pictures.of(0)["predictions"].shape[:2] == (3, 5)  # inner steps + 1, ways
     protocols = json.loads((run / "summary.json").read_text())["protocols"]
     assert "transductive" in protocols["eval"]
     assert "8 tasks" in protocols["eval"]
@@ -83,12 +88,16 @@ def test_a_run_on_glyphs_judges_on_both_splits_and_can_be_used_and_resumed(train
     assert "classes seen in training" in protocols["seen"]
     assert "4 tasks" in protocols["seen"]
 
+    (code,) = re.findall(r"```python\n(import sys\n.*?)```", (ROOT / "docs/images.md").read_text(), re.DOTALL)
+    used = subprocess.run(
+        [sys.executable, "-c", code, run], env=environment, capture_output=True, text=True, check=False
+    )
+    assert re.fullmatch(r"predicted classes: \[(\d ){4}\d\]\n", succeed(used).stdout)
     trained = load(run)
-    images, labels = np.random.default_rng(0).random((3, 28, 28)), np.arange(3)
-    before, after = trained.predict(images), trained.adapt(images, labels, 3)
-    told = after(images)
-    assert told.shape == (3, 3)
-    assert jnp.mean(jnp.argmax(told, axis=1) == labels) >= jnp.mean(jnp.argmax(before, axis=1) == labels)
+    images, labels = np.random.default_rng(0).random((5, 28, 28)), np.arange(5)
+    before, after = trained.predict(images), trained.adapt(images, labels, 3)(images)
+    losses = [optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean() for logits in (before, after)]
+    assert losses[1] < losses[0]
 
     (checkpoint,) = newest([run])
     assert checkpoint is not None
@@ -99,12 +108,14 @@ def test_a_run_on_glyphs_judges_on_both_splits_and_can_be_used_and_resumed(train
     np.testing.assert_array_equal(longer["train/loss"][:3], metrics["train/loss"])
 
 
-def test_a_run_does_not_go_on_with_other_images(train, tmp_path, folder):
-    command = [*of_folder(folder), "steps=4", "log_every=2", "evaluation.every=4", "hydra.run.dir=x"]
-    succeed(train(*command, small=False))
-    changed = folder / "train/train_0/0.png"
-    Image.fromarray(np.zeros((12, 12, 3), np.uint8)).save(changed)
-    process = train(*command, "steps=6", small=False)
+def test_a_run_goes_on_with_the_same_images_wherever_they_lie_and_with_no_others(train, tmp_path, folder):
+    own = ["steps=4", "log_every=2", "evaluation.every=4", "hydra.run.dir=x"]
+    succeed(train(*of_folder(folder), *own, small=False))
+    moved = folder.rename(tmp_path / "elsewhere")
+    succeed(train(*of_folder(moved), *own, "steps=6", small=False))
+    assert read_metrics(tmp_path / "x/metrics.csv")["step"][-1] == 6
+    Image.fromarray(np.zeros((12, 12, 3), np.uint8)).save(moved / "train/train_0/0.png")
+    process = train(*of_folder(moved), *own, "steps=8", small=False)
     assert process.returncode == 1
     assert process.stderr.count("\n") == 1
     assert "was trained with other images" in process.stderr

@@ -44,6 +44,15 @@ def test_arrays_that_all_tasks_read_are_no_constants_of_a_program(learner):
     assert twice.queue.losses[np.asarray(once.queue.visits) > 0].mean() > 2 * jnp.nanmean(once.queue.losses)
 
 
+def test_an_array_that_several_splits_read_is_on_the_devices_once(learner):
+    shared, own = np.ones(5), [np.zeros(3), np.full(3, 2.0)]
+    data = {"train": (shared, own[0]), "eval": (shared, own[1]), "seen": (shared, own[0])}
+    group = Group(learner, {}, data, [0, 1], [SAMPLERS["uniform"]] * 2)
+    assert group.data["train"][0] is group.data["eval"][0] is group.data["seen"][0]
+    assert group.data["train"][1] is group.data["seen"][1] is not group.data["eval"][1]
+    assert_trees_equal(group.data, data)
+
+
 def test_a_run_of_a_group_is_saved_without_the_others_and_goes_on_to_the_bit(learner):
     smoothed = example("smoothed", "Smoothed")(decay=0.7, uniform_fraction=0.1)
     evaluation = Evaluation(learner, learner.family.grid.with_cells([2, 2]), steps=1, draws=1, queries=3)

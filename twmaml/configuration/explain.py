@@ -3,6 +3,7 @@
 import re
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 from hydra.errors import CompactHydraException, InstantiationException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
@@ -85,9 +86,14 @@ def _why_not_imported(target: str, error: BaseException | None) -> str:
 def first_invalid(error: ValidationError, prefix: str) -> str:
     """One line for the first key that is wrong, as the user would write it."""
     # Alternatives of a union are tried one after the other; the first that has the right type says most.
-    details = sorted(error.errors(), key=lambda d: d["type"].endswith("_type") or d["type"] == "dataclass_type")
+    details = sorted(error.errors(), key=_is_of_type)
     detail = details[0]
     message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    if _is_of_type(detail):  # then no alternative has it
+        others = [
+            each["msg"] for each in details if each["loc"][:1] == detail["loc"][:1] and each["msg"] != detail["msg"]
+        ]
+        message = " or ".join([message, *(other.removeprefix("Input should be ") for other in dict.fromkeys(others))])
     message = re.sub(r"\d{20,}", lambda digits: f"{float(digits.group()):g}", message)
     location = [part for part in detail["loc"] if isinstance(part, int) or re.fullmatch(r"[a-z_]\w*", part)]
     if detail["type"] == "value_error":
@@ -99,3 +105,8 @@ def first_invalid(error: ValidationError, prefix: str) -> str:
     if detail["type"] == "missing":
         return f"{key}: is missing"
     return f"{key}={detail['input']}: {message}"
+
+
+def _is_of_type(detail: Any) -> bool:
+    """Whether an error is that a value has the wrong type."""
+    return detail["type"].endswith("_type")

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Bool, Float, Int, Int32, Key, UInt8
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -18,33 +17,15 @@ from twmaml.errors import ConfigurationError
 from twmaml.space.axis import Axis, Categories, Interval
 from twmaml.space.grid import ParameterGrid
 from twmaml.tasks.base import AdaptationPath, Part, TaskFamily
-from twmaml.tasks.images.base import Images, ImageSource
-from twmaml.types import Metric, Outcome, Predict, Real
-
-_STRICT = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
-
-_NotNegative = Annotated[Real, Field(ge=0)]
+from twmaml.tasks.images.base import ImageSource, load_once
+from twmaml.tasks.images.transforms import Jitter, turn
+from twmaml.types import Metric, NotNegativeReal, Outcome, PositiveReal, Predict, Real
 
 _SHOWN = 3
 """Support images of a class in a picture, at most, and query images."""
 
 _PICTURES = 0x70696374
 """Seed of the noise in pictures, which is neither training's nor evaluation's."""
-
-
-@dataclass(frozen=True, config=_STRICT)
-class Jitter:
-    """A small affine transformation, drawn anew for every image, each number uniformly from both sides of 0.
-
-    Args:
-        rotation: at most so far, in radians.
-        shear: at most so much, as a fraction.
-        shift: at most so far, in pixels, along both axes.
-    """
-
-    rotation: _NotNegative
-    shear: _NotNegative
-    shift: _NotNegative
 
 
 class ClassImages(NamedTuple):
@@ -76,7 +57,7 @@ class Examples(NamedTuple):
     labels: Int[Array, " examples"]
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True))
 class FewShot(TaskFamily):
     """Classification among N classes that are drawn anew for each task.
 
@@ -99,22 +80,20 @@ class FewShot(TaskFamily):
         Finn, Abbeel, Levine 2017, Model-agnostic meta-learning, section 5.2.
     """
 
-    source: Any
+    source: ImageSource
     ways: Annotated[int, Field(ge=2, le=1000)]
-    noise: Interval | _NotNegative = 0.0
+    noise: Interval | NotNegativeReal = 0.0
     pooled: bool = False
     rotations: bool = False
     jitter: Jitter | None = None
     mean: Sequence[Real] = (0.0,)
-    std: Sequence[Annotated[Real, Field(gt=0)]] = (1.0,)
+    std: Sequence[PositiveReal] = (1.0,)
 
     evaluated_at_once = 4
     score = Metric("loss", "cross-entropy")
     metrics = (Metric("accuracy", "accuracy", higher_is_better=True, logarithmic=False),)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.source, ImageSource):
-            raise ValueError(f"source must be a source of images (twmaml.tasks.images). Got {self.source!r}")
         if isinstance(self.noise, Interval) and self.noise.low < 0:
             raise ValueError(f"noise.low={self.noise.low}: must not be negative")
         for name, values in (("mean", self.mean), ("std", self.std)):
@@ -152,7 +131,7 @@ class FewShot(TaskFamily):
 
     def data(self) -> ClassImages:
         """All images of the source."""
-        images = _load_once(self.source)
+        images = load_once(self.source)
         if len(images.names) < self.ways:
             raise ConfigurationError(f"task.ways={self.ways}: there are {len(images.names)} classes in {self.source}")
         members = np.array(self.source.categories())[:, None] == np.array(images.categories)
@@ -173,7 +152,7 @@ class FewShot(TaskFamily):
         """Refuses more examples of a class than the smallest class has images."""
         least = int(np.argmin(data.counts))
         if data.counts[least] < shots + queries:
-            name = _load_once(self.source).names[least]
+            name = load_once(self.source).names[least]
             raise ValueError(f"need {shots + queries} images of a class; {name} has {data.counts[least]}")
 
     def describe_data(self, data: ClassImages) -> str:
@@ -215,9 +194,9 @@ class FewShot(TaskFamily):
         images = episode.images.pixels[classes, instances.ravel()].astype(jnp.float32) / 255
         jitter_key, noise_key = jax.random.split(key)
         if self.rotations:
-            images = _turned(images, jnp.repeat(episode.turns, n))
+            images = turn(images, jnp.repeat(episode.turns, n))
         if self.jitter is not None:
-            images = self._jittered(jitter_key, images, self.jitter)
+            images = self.jitter.apply(jitter_key, images)
         if self.noise != 0:
             images = images + episode.noise * jax.random.normal(noise_key, images.shape)
         return Examples(self._normalise(images), jnp.repeat(jnp.arange(self.ways), n))
@@ -304,42 +283,3 @@ class FewShot(TaskFamily):
 
     def _of_channels(self, values: Sequence[float]) -> Float[Array, " channels"]:
         return jnp.array([sum(values) / len(values)] if self.source.channels == 1 else values)
-
-    def _jittered(
-        self, key: Key[Array, ""], images: Float[Array, "examples height width channels"], jitter: Jitter
-    ) -> Float[Array, "examples height width channels"]:
-        """Every image transformed by itself, interpolated linearly; what comes in from outside is 0."""
-        angle, shear, *shift = jax.random.uniform(key, (4, len(images)), minval=-1.0)
-        cos, sin, shear = jnp.cos(jitter.rotation * angle), jnp.sin(jitter.rotation * angle), jitter.shear * shear
-        matrices = jnp.array([[cos, cos * shear - sin], [sin, sin * shear + cos]])  # a turn after a shear
-        middle = (images.shape[1] - 1) / 2
-        steps = jnp.arange(images.shape[1]) - middle
-        grid = jnp.stack(jnp.meshgrid(steps, steps, indexing="ij")).reshape(2, -1)
-
-        def transform(image: Array, matrix: Array, shift: Array) -> Array:
-            rows, columns = matrix @ grid + shift[:, None] + middle
-            pixels = jax.vmap(lambda channel: map_coordinates(channel, [rows, columns], 1), -1, -1)(image)
-            return pixels.reshape(image.shape)
-
-        return jax.vmap(transform, (0, 2, 0))(images, matrices, jitter.shift * jnp.stack(shift, axis=1))
-
-
-_loaded: dict[str, Images] = {}
-
-
-def _load_once(source: ImageSource) -> Images:
-    """The images of a source, loaded once a process for all families that have the same."""
-    key = repr(source)
-    if key not in _loaded:
-        _loaded[key] = source.load()
-    return _loaded[key]
-
-
-def _turned(
-    images: Float[Array, "examples height width channels"], turns: Int[Array, " examples"]
-) -> Float[Array, "examples height width channels"]:
-    """Every image turned clockwise by so many quarter turns."""
-    turns = turns[:, None, None, None]
-    images = jnp.where(turns % 2 == 1, jnp.swapaxes(images, 1, 2), images)
-    images = jnp.where(turns >= 2, images[:, ::-1], images)
-    return jnp.where((turns == 1) | (turns == 2), images[:, :, ::-1], images)

@@ -47,7 +47,7 @@ class Group:
         self,
         learner: MetaLearner,
         evaluations: Mapping[str, Evaluation],
-        data: Mapping[str, PyTree[Array]],
+        data: Mapping[str, PyTree[Any]],
         seeds: Sequence[int],
         samplers: Sequence[Sampler],
     ) -> None:

@@ -54,3 +54,14 @@ class ImageSource(Protocol):
             ConfigurationError: for a missing, empty or damaged image.
         """
         ...
+
+
+_loaded: dict[str, Images] = {}
+
+
+def load_once(source: ImageSource) -> Images:
+    """The images of a source, loaded once a process for all families that have the same."""
+    key = repr(source)
+    if key not in _loaded:
+        _loaded[key] = source.load()
+    return _loaded[key]

@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from twmaml.errors import ConfigurationError
 from twmaml.tasks.images.base import Images
-from twmaml.tasks.images.reading import Encoded, categories_of, decode_classes, list_folder, read_class_list
+from twmaml.tasks.images.reading import Encoded, categories_of, decode_classes, list_folder, read_class_list, reason_of
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
@@ -120,7 +120,7 @@ def _in_zip(path: Path, name: str) -> Iterator[Encoded]:
     try:
         archive = zipfile.ZipFile(path)  # closed when the last of its drawings is gone
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
-        reason = getattr(error, "strerror", None) or "it is damaged, or no zip file"
+        reason = reason_of(error, "it is damaged, or no zip file")
         raise ConfigurationError(f"task.source.data_dir: cannot read {path}: {reason}") from error
     for member in archive.namelist():
         match member.split("/"):

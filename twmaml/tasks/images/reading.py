@@ -30,6 +30,11 @@ class Entries(NamedTuple):
     files: list[Path]
 
 
+def reason_of(error: Exception, otherwise: str) -> str:
+    """The system's reason for an error, or another if it is not the system's."""
+    return (error.strerror if isinstance(error, OSError) else None) or otherwise
+
+
 def list_folder(folder: Path, refusal: str | None = None) -> Entries:
     """Folders and files in a folder.
 
@@ -64,7 +69,7 @@ def read_class_list(path: str, known: Collection[str], ignored: str = "") -> set
     try:
         lines = Path(path).read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or one_line(error)
+        reason = reason_of(error, one_line(error))
         raise ConfigurationError(
             f"task.source.classes={path}: must be a text file, a class a line ({reason})"
         ) from error
@@ -127,8 +132,10 @@ def decode(file: Encoded, size: int, channels: int) -> UInt8[np.ndarray, "height
     try:
         with Image.open(io.BytesIO(file.read()), formats=("PNG", "JPEG")) as image:
             return _to_square(image, size, "L" if channels == 1 else "RGB")
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow and zipfile answer damaged bytes with almost any
-        reason = getattr(error, "strerror", None) or "it is damaged, or neither PNG nor JPEG"
+        reason = reason_of(error, "it is damaged, or neither PNG nor JPEG")
         raise ConfigurationError(f"task.source.data_dir: cannot read {file.name}: {reason}") from error
 
 
