@@ -59,6 +59,14 @@ def test_a_task_and_a_cell_are_called_by_their_own_names():
     ]
 
 
+def test_the_protocol_stands_with_every_figure_of_results():
+    data = data_of(FAMILIES["2-D"])
+    for name in {*FIGURES} - {"queue"}:
+        figure = FIGURES[name](data)
+        assert figure is not None
+        assert [text.get_text() for text in figure.texts] == ["as made up"], name
+
+
 def draw_nothing(axes, picture):
     del axes, picture
 

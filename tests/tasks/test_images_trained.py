@@ -132,7 +132,7 @@ def test_a_run_goes_on_with_the_same_images_wherever_they_lie_and_with_no_others
         (["task.source.alphabets=[Klingon]"], r"task.source"),
         (["task=sin2d", "model=conv4"], r"takes images"),
         (["model.outputs=3"], r"model.outputs=3: must be 5"),
-        (["task=omniglot"], r"task.source.data_dir"),
+        (["task=omniglot"], r"task.source.data_dir: must be given"),
         (["task=omniglot", "task.source.data_dir=nowhere"], r"nowhere"),
         (["sampler=weighted", "sampler.interpolate=true"], r"nothing between the categories of alphabet"),
     ],

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hydra.errors import CompactHydraException, InstantiationException, OverrideParseException
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 
 from twmaml.configuration.config_files import suggest, suggest_key
@@ -51,6 +51,8 @@ def _explain_composition(error: BaseException) -> str:  # noqa: PLR0911  one for
         key = next(filter(None, match.groups()))
         return f"{key}: there is no such key{suggest_key(key)}"
     for each in (error, error.__cause__):
+        if isinstance(each, MissingMandatoryValue):
+            return f"{each.full_key}: must be given"
         if isinstance(each, OmegaConfBaseException) and each.full_key:
             return f"{each.full_key}: {one_line(each)}"
     return one_line(error)

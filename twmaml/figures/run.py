@@ -265,7 +265,10 @@ def draw_learning_curves(data: FigureData, split: str = "eval") -> Figure:
             panels.append((title, column_of(statistic, own), metric.logarithmic))
         if own is None:
             panels.append((DIVERGED, "diverged", True))
-    figure, rows = make_panels(-(-(len(panels) + 2) // 4), 4, 3.9, 3.3)
+    places = len(panels) + 2  # with that of training, and the legend
+    columns = min((4, 5, 6), key=lambda n: -places % n)  # that leave the fewest empty
+    figure, rows = make_panels(-(-places // columns), columns, 3.9, 3.3, foot=0.25)
+    _note(figure, judged.protocol)
     first, *others = (axes for row in rows for axes in row)
     first.plot(steps, history["train/loss"], color=COLOURS[0], linewidth=0.8)
     set_title(first, "loss after adapting, as drawn in training")
@@ -301,7 +304,8 @@ def draw_pictures(data: FigureData) -> Figure | None:
     pictures = data.pictures
     if pictures is None:
         return None
-    figure, (row,) = make_panels(1, len(pictures.tasks), 4.4, 3.9)
+    figure, (row,) = make_panels(1, len(pictures.tasks), 4.4, 3.9, foot=0.25)
+    _note(figure, data.splits["eval"].protocol)
     for i, axes in enumerate(row):
         axes.set_prop_cycle(color=COLOURS)
         axes.grid(alpha=0.3)
