@@ -22,7 +22,7 @@ from twmaml.storage.run_folder import Finished, RunFolder, State
 from twmaml.training.group import train_runs
 from twmaml.training.memory import check_memory
 from twmaml.training.plan import Plan, Stop
-from twmaml.training.recorder import Progress, RunResult, RunSpec, Shared
+from twmaml.training.runs import Progress, RunResult, RunSpec, Shared
 
 GROUPS = ("sampler", "task", "model", "adaptation")
 

@@ -13,7 +13,7 @@ from twmaml.configuration.settings import listed
 from twmaml.jobs.job import Job
 from twmaml.statistics import DIVERGED, LOGGED, column_of, label_of, reported_steps
 from twmaml.storage.files import shorten
-from twmaml.training.recorder import RunResult
+from twmaml.training.runs import RunResult
 
 _BRIEFLY = ("mean", "sd", "cvar_10")
 """Statistics of the closing tables where there are several metrics."""

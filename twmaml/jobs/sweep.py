@@ -25,7 +25,7 @@ from twmaml.jobs.report import jobs_title, resume_command, upload_command
 from twmaml.jobs.terminal import SweepTerminal
 from twmaml.storage.files import shorten
 from twmaml.training.plan import Stop
-from twmaml.training.recorder import RunResult
+from twmaml.training.runs import RunResult
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from twmaml.jobs.report import mean_metrics
-from twmaml.training.recorder import RunResult
+from twmaml.training.runs import RunResult
 
 
 class _StepsPerSecond(ProgressColumn):

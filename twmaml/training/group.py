@@ -13,7 +13,8 @@ from twmaml.training.loop import train
 from twmaml.training.memory import free_memory
 from twmaml.training.plan import Plan, Stop
 from twmaml.training.programs import DoesNotFitError, Group, Programs, Tracing
-from twmaml.training.recorder import Progress, Recorder, RunResult, RunSpec, Shared
+from twmaml.training.recorder import Recorder
+from twmaml.training.runs import Progress, RunResult, RunSpec, Shared
 
 log = logging.getLogger(__name__)
 

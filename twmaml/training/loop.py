@@ -12,7 +12,8 @@ from twmaml.storage.checkpoint import Checkpoint
 from twmaml.training.diagnosis import describe_failure, end_failed
 from twmaml.training.plan import Plan, Stop
 from twmaml.training.programs import Programs
-from twmaml.training.recorder import Progress, Recorder, running
+from twmaml.training.recorder import Recorder, running
+from twmaml.training.runs import Progress
 
 
 def train(
