@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "training": {*METHOD, "figures", "storage"},
     "configuration": {"training", *METHOD, "storage"},
     "jobs": {"configuration", "training", "storage", "figures"},
-    "api": {"configuration", *PARTS, "storage"},
+    "api": {"configuration", *PARTS, "storage", "figures"},
     "train": {"jobs", "configuration"},
     "compare": {"analysis", "api"},
     "reproduce": {"analysis", "configuration"},

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+import numpy as np
+from jaxtyping import Array, Key
 from omegaconf import OmegaConf
 
 from twmaml.adaptation.base import Adaptation, adapt, bind
@@ -17,6 +18,9 @@ from twmaml.models.base import Model
 from twmaml.storage.checkpoint import CheckpointError, newest, unpack
 from twmaml.storage.validation import best_checkpoint
 from twmaml.tasks.base import TaskFamily
+from twmaml.tasks.control.environment import Environment, Paths
+from twmaml.tasks.control.rollouts import Rollouts, roll_out
+from twmaml.tasks.reinforcement import ReinforcementLearning
 from twmaml.types import Fast, MetaParams, Predict
 
 TRUSTED = ("twmaml.tasks.", "twmaml.models.", "twmaml.adaptation.", "twmaml.space.", "jax.nn.", "jax._src.nn.")
@@ -32,6 +36,8 @@ class Trained(NamedTuple):
     meta_params: MetaParams
     step: int
     """Meta-steps that it was trained for."""
+    shots: int
+    """Support examples of a task, or trajectories, that it was trained with."""
 
     @property
     def predict(self) -> Predict:
@@ -55,6 +61,38 @@ class Trained(NamedTuple):
             return self.family.outcome(predict, support).loss
 
         key = jax.random.key(0)
+        return self._bind(adapt(self.adaptation, self.network, self.meta_params, loss_of, key, steps))
+
+    def adapt_in(
+        self,
+        environment: Environment,
+        task: Mapping[str, float],
+        steps: int,
+        trajectories: int | None = None,
+        key: Key[Array, ""] | None = None,
+    ) -> Predict:
+        """The policy after so many inner steps in an environment: observations -> distributions of actions.
+
+        Args:
+            environment: where it collects trajectories: `family.environment`, or one of your own.
+            task: the parameters of the environment that vary, in their configured units.
+            steps: inner steps.
+            trajectories: of each inner step; as many as in training if None.
+            key: of the trajectories; always the same if None.
+
+        Raises:
+            NotImplementedError: if what was trained is no policy.
+            ValueError: for a task that is none of the environment's.
+        """
+        if not isinstance(self.family, ReinforcementLearning):
+            raise NotImplementedError(f"{type(self.family).__name__} adapts to examples: adapt(x, y, steps)")
+        family, parameters = self.family, environment.parameters_of(task)
+        count = self.shots if trajectories is None else trajectories
+
+        def loss_of(predict: Predict, key: Key[Array, ""]) -> Array:
+            return family.outcome(predict, roll_out(environment, parameters, predict, key, count)).loss
+
+        key = jax.random.key(0) if key is None else key
         return self._bind(adapt(self.adaptation, self.network, self.meta_params, loss_of, key, steps))
 
     def _bind(self, fast: Fast) -> Predict:
@@ -90,7 +128,31 @@ def load(folder: str | Path, trust: Sequence[str] = (), best: bool = False) -> T
     adaptation = build_part(cfg, "adaptation", Adaptation)
     shapes = jax.eval_shape(lambda: adaptation.init(jax.random.key(0), model, family.example_input))
     meta_params = unpack({"meta_params": shapes}, checkpoint.arrays)["meta_params"]
-    return Trained(family, model, adaptation, jax.tree.map(jnp.asarray, meta_params), checkpoint.notes.step)
+    meta_params = jax.tree.map(jnp.asarray, meta_params)
+    return Trained(family, model, adaptation, meta_params, checkpoint.notes.step, cfg.shots)
+
+
+def save_animation(
+    path: str | Path, environment: Environment, task: Mapping[str, float], rollouts: Rollouts, trajectory: int = 0
+) -> None:
+    """Writes a trajectory as a GIF: a frame for each step until the episode is over.
+
+    Args:
+        path: of the file, which must end in `.gif`.
+        environment: draws a frame.
+        task: the parameters of the environment that vary, in their configured units.
+        rollouts: of a policy on the task.
+        trajectory: which of them.
+    """
+    from twmaml.figures.animation import save_gif  # noqa: PLC0415  brings Matplotlib
+
+    parameters = {n: float(v) for n, v in environment.parameters_of(task).items() if isinstance(v, Array | float | int)}
+    shown = Paths(*(np.asarray(getattr(rollouts, name))[trajectory, None] for name in Paths._fields))
+
+    def draw(axes: Any, time: int) -> None:
+        environment.draw_moment(axes, parameters, shown, time)
+
+    save_gif(Path(path), draw, int(shown.valid.sum()), per_second=20)
 
 
 def trusted_family(config: Mapping[str, Any]) -> TaskFamily | None:

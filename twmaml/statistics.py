@@ -15,7 +15,8 @@ VALIDATION = "validation"
 """The name of the split by which the best checkpoint is chosen and training may end early."""
 
 REPORTED_STEPS = (0, 1, 5, 10)
-"""Inner steps after which values are reported, as far as evaluation goes; its last step is reported too."""
+"""Inner steps after which values are reported, as far as evaluation goes; its last step is reported too, and every one
+where there are three."""
 
 DIVERGED_FACTOR = 10.0
 """A task has diverged when its loss exceeds so many times what it is without adapting: an order of magnitude, so that
@@ -140,7 +141,7 @@ def key_of(metric: Metric, metrics: Sequence[Metric]) -> str:
 
 def reported_steps(steps: int) -> list[int]:
     """The inner steps, of so many, after which values are reported."""
-    return sorted({k for k in REPORTED_STEPS if k < steps} | {steps})
+    return [*range(steps + 1)] if steps <= 3 else sorted({k for k in REPORTED_STEPS if k < steps} | {steps})
 
 
 def summarize(
@@ -199,7 +200,7 @@ def statistics_of(
     def value(statistic: Statistic) -> float:
         of = tasks if statistic.of_tasks else cells
         found = float(statistic.function(of)) if of.size else math.nan
-        return found if statistic.spread else as_cost(found, metric)
+        return found if statistic.spread else as_cost(found, metric) + 0.0  # of -0 it makes 0
 
     return {statistic.key: value(statistic) for statistic in statistics}
 

@@ -1,3 +1,4 @@
+import re
 from functools import partial
 
 import jax
@@ -123,3 +124,32 @@ def test_a_loss_of_several_calls_falls_back_to_the_plain_step():
 def test_a_learning_rate_must_be_positive(rate):
     with pytest.raises(ValueError, match=r"greater than 0|finite"):
         MAML(rate, 1)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_learning_rate_decays_over_the_inner_steps(model, steps):
+    with jax.enable_x64(True):
+        params, _, loss_of, query_loss = _problem(model, jax.random.key(3))
+        maml = MAML(0.05, steps, decay=0.5)
+        adapted = adapt(maml, model, params, loss_of, jax.random.key(0), steps)
+        by_hand = params
+        for k in range(steps):
+            gradient = jax.grad(lambda p: loss_of(partial(model.apply, p), None))(by_hand)
+            by_hand = jax.tree.map(lambda p, g, rate=0.05 * 0.5**k: p - rate * g, by_hand, gradient)
+        losses = [query_loss(partial(model.apply, p), None) for p in (adapted, by_hand)]
+        np.testing.assert_allclose(losses[0], losses[1], rtol=1e-9)
+        path = adaptation_path(maml, model, params, loss_of, jax.random.key(0), steps, observe=lambda p: p)
+        last = jax.tree.map(lambda leaf: leaf[-1], path)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), last, by_hand)
+
+
+def test_without_decay_the_program_is_that_of_a_constant_rate(model):
+    with jax.enable_x64(True):
+        params, _, loss_of, _ = _problem(model, jax.random.key(3))
+
+        def program(maml):
+            text = str(jax.make_jaxpr(lambda p: adapt(maml, model, p, loss_of, jax.random.key(0), 3))(params))
+            return re.sub(r"0x\w+", "", text)  # addresses of functions
+
+        assert program(MAML(0.05, 3, decay=1.0)) == program(MAML(0.05, 3))
+        assert program(MAML(0.05, 3, decay=0.5)) != program(MAML(0.05, 3))

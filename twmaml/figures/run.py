@@ -38,6 +38,7 @@ from twmaml.statistics import (
     diverged_tasks,
     key_of,
     label_of,
+    leading,
     reported_steps,
 )
 from twmaml.storage.files import whole_file
@@ -270,8 +271,9 @@ def draw_learning_curves(data: FigureData, split: str = "eval") -> Figure:
     figure, rows = make_panels(-(-places // columns), columns, 3.9, 3.3, foot=0.25)
     _note(figure, judged.protocol)
     first, *others = (axes for row in rows for axes in row)
-    first.plot(steps, history["train/loss"], color=COLOURS[0], linewidth=0.8)
-    set_title(first, "loss after adapting, as drawn in training")
+    shown = leading(judged.metrics)
+    first.plot(steps, history[f"train/{key_of(shown, judged.metrics)}"], color=COLOURS[0], linewidth=0.8)
+    set_title(first, f"{shown.label} after adapting, as drawn in training")
     for axes, (title, column, _) in zip(others, panels, strict=False):
         for k, colour in zip(reported_steps(judged.steps), COLOURS, strict=False):
             values = history[f"{split}/{column}_step_{k}"]
@@ -282,7 +284,9 @@ def draw_learning_curves(data: FigureData, split: str = "eval") -> Figure:
     for axes in (beside, *empty):
         axes.set_axis_off()
     beside.legend(*others[0].get_legend_handles_labels(), title="inner steps", fontsize=8, loc="upper left")
-    for axes, logarithmic in zip((first, *others), (True, *(logarithmic for *_, logarithmic in panels)), strict=False):
+    for axes, logarithmic in zip(
+        (first, *others), (shown.logarithmic, *(logarithmic for *_, logarithmic in panels)), strict=False
+    ):
         _scale_curves(axes, logarithmic)
     return figure
 

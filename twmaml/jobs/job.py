@@ -18,6 +18,7 @@ from twmaml.configuration.build import Parts, build_parts
 from twmaml.configuration.settings import Settings, read_settings
 from twmaml.errors import ConfigurationError, ExpectedError
 from twmaml.jobs.process import allow_open_files, prepare_jax
+from twmaml.statistics import key_of, leading
 from twmaml.storage.run_folder import Finished, RunFolder, State
 from twmaml.training.group import train_runs
 from twmaml.training.memory import check_memory
@@ -78,6 +79,12 @@ class Job:
     def title(self) -> str:
         """The sampler and the task."""
         return f"{self.choices['sampler']} on {self.choices['task']}"
+
+    @property
+    def leading(self) -> str:
+        """The name of the metric that runs are compared by."""
+        metrics = self.parts.evaluation.metrics
+        return key_of(leading(metrics), metrics)
 
     @property
     def parts(self) -> Parts:

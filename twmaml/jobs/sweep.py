@@ -23,6 +23,7 @@ from twmaml.jobs.job import (
 from twmaml.jobs.process import allow_open_files, stop_on_interrupt
 from twmaml.jobs.report import jobs_title, resume_command, upload_command
 from twmaml.jobs.terminal import SweepTerminal
+from twmaml.statistics import SCORE
 from twmaml.storage.files import shorten
 from twmaml.training.plan import Stop
 from twmaml.training.runs import RunResult
@@ -76,7 +77,8 @@ class Sweep:
             KeyboardInterrupt: after Ctrl-C, when everything up to there is on disk.
         """
         group = self._groups[index]
-        self._terminal.start_group(index, jobs_title([*group.values()]))
+        metric = next((job.leading for job in prepared.values()), SCORE)
+        self._terminal.start_group(index, jobs_title([*group.values()]), metric)
         outcomes: dict[int, float | Exception] = {}
         try:
             if prepared:

@@ -85,7 +85,7 @@ def train_job(cfg: DictConfig) -> float:
         title, facts = describe(job)
         with (
             stop_on_interrupt() as stop,
-            Terminal(steps * left) as terminal,
+            Terminal(steps * left, job.leading) as terminal,
             drawing_executor(seeds) as drawing,
         ):
             terminal.start(title, facts)

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from twmaml.jobs.report import mean_metrics
+from twmaml.statistics import SCORE
 from twmaml.training.runs import RunResult
 
 
@@ -31,10 +32,11 @@ class Terminal:
 
     Args:
         steps: meta-steps that the job goes on for, summed over its runs.
+        metric: key of what is shown while it does.
         losses_if_narrow: whether the latest losses are shown in a terminal of 80 columns, too.
     """
 
-    def __init__(self, steps: int, losses_if_narrow: bool = True) -> None:
+    def __init__(self, steps: int, metric: str, losses_if_narrow: bool = True) -> None:
         self.console = Console(highlight=False, markup=False)
         narrow = self.console.width < 110  # whatever does not fit there would be cut off at the end of each column
         self._shows_losses = not narrow or losses_if_narrow
@@ -52,6 +54,7 @@ class Terminal:
         self._task = self._progress.add_task("compiling, starting W&B", total=steps, rate=None, losses="")
         self._began: tuple[float, int] | None = None
         self._runs: dict[Path, RunResult] = {}
+        self._metric = metric
         self._before, self._label = 0, ""  # steps that were done before these, and a name for them
 
     def __enter__(self) -> "Terminal":
@@ -80,7 +83,7 @@ class Terminal:
         if self._began is None:
             self._began = (now, steps)
         seconds, since = now - self._began[0], steps - self._began[1]
-        shown = {"train": "train/loss", "eval": "eval/loss"}
+        shown = {split: f"{split}/{self._metric}" for split in ("train", "eval")}
         known = [f"{label} {metrics[name]:.3f}" for label, name in shown.items() if name in metrics]
         losses = "  ".join(known) if self._shows_losses else ""
         rate = since / seconds if since else None
@@ -106,13 +109,14 @@ class SweepTerminal(Terminal):
     """The output of a sweep: one bar for all of its groups, and a line for the jobs that differ only in their seed."""
 
     def __init__(self, steps: Sequence[int], jobs: int) -> None:
-        super().__init__(sum(steps), losses_if_narrow=False)
+        super().__init__(sum(steps), SCORE, losses_if_narrow=False)
         self._steps, self._jobs, self._groups = steps, jobs, len(steps)
         self._jobs_done = 0
         self._group, self._group_began = 0, 0.0
 
-    def start_group(self, index: int, title: str) -> None:
-        """Names the group that the next updates are about."""
+    def start_group(self, index: int, title: str, metric: str) -> None:
+        """Names the group that the next updates are about, and the metric that they show."""
+        self._metric = metric
         self._label = f"{self._jobs_done}/{self._jobs} jobs, group {index + 1}/{self._groups}: "
         if self.console.is_terminal:
             self.say(f"  group {index + 1} of {self._groups}: {title}")

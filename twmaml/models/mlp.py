@@ -13,6 +13,9 @@ from pydantic.dataclasses import dataclass
 from twmaml.models.factored import Dense, SteppedDense
 from twmaml.types import LossOf, Params
 
+Activation = Literal["relu", "tanh", "sigmoid", "gelu", "silu", "elu", "selu", "softplus", "leaky_relu"]
+"""The name of a function of `jax.nn`."""
+
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True))
 class MLP:
@@ -27,7 +30,7 @@ class MLP:
     """
 
     widths: Annotated[Sequence[PositiveInt], Field(max_length=100)]
-    activation: Literal["relu", "tanh", "sigmoid", "gelu", "silu", "elu", "selu", "softplus", "leaky_relu"]
+    activation: Activation
     weight_init: Any
     outputs: PositiveInt = 1
 

@@ -1,7 +1,7 @@
 """The base class of task families."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +23,7 @@ class TaskFamily(ABC):
     """Whether data depends on the predictor and so is collected anew before each inner step."""
     score = Metric("loss", "loss")
     """The queue's number, as figures and tables call it."""
-    metrics: Sequence[Metric] = ()
+    metrics = tuple[Metric, ...]()
     """Further results of evaluation: keys of `Outcome.metrics`."""
     outputs = 1
     """Units of the last layer of a network for this family."""

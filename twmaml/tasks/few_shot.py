@@ -204,7 +204,7 @@ class FewShot(TaskFamily):
     def outcome(self, predict: Predict, examples: Examples) -> Outcome:
         """The mean cross-entropy, as loss and as score; the accuracy besides."""
         logits = predict(examples.images)
-        if logits.shape != (len(examples.labels), self.ways):
+        if jnp.shape(logits) != (len(examples.labels), self.ways):
             raise ValueError(
                 f"the network must have {self.ways} outputs for each of {len(examples.labels)} images. "
                 f"Got an array {logits.shape}"

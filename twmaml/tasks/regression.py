@@ -9,13 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from twmaml.space.axis import Axis, Nuisance
-from twmaml.space.grid import ParameterGrid
 from twmaml.tasks.base import AdaptationPath, Part, TaskFamily
+from twmaml.tasks.parameters import Parameters, Parametrised
 from twmaml.types import Metric, Outcome, Predict
-
-Parameters = dict[str, Float[Array, ""] | float]
-"""All parameters of a task by name; angles in radians."""
 
 
 class Examples(NamedTuple):
@@ -25,12 +21,11 @@ class Examples(NamedTuple):
     targets: Float[Array, "examples 1"]
 
 
-class Regression(TaskFamily):
+class Regression(Parametrised, TaskFamily):
     """A family of functions of one real input, judged by the mean squared error.
 
-    A subclass is a frozen dataclass. Each of its fields is a task parameter: one axis of the grid if it is given as
-    an axis (`Interval`, `Segments`), redrawn for each task if it is a `Nuisance`, otherwise fixed. Besides them it
-    needs the fields `x_low` and `x_high`, the range of the inputs, and `target`.
+    A subclass is a frozen dataclass whose fields are task parameters (`Parametrised`). Besides them it needs the
+    fields `x_low` and `x_high`, the range of the inputs, and `target`.
     """
 
     x_low: float
@@ -40,15 +35,7 @@ class Regression(TaskFamily):
     def __post_init__(self) -> None:
         if not self.x_low < self.x_high:
             raise ValueError(f"x_low must be less than x_high. Got x_low={self.x_low}, x_high={self.x_high}")
-        ParameterGrid(self._axes())  # says now what is wrong with the axes
-
-    def _axes(self) -> dict[str, Axis]:
-        return {name: value for name, value in vars(self).items() if isinstance(value, Axis)}
-
-    @property
-    def grid(self) -> ParameterGrid:
-        """One axis for each parameter that varies."""
-        return ParameterGrid(self._axes())
+        self.grid  # noqa: B018  says now what is wrong with the axes
 
     @property
     def example_input(self) -> Float[Array, " 1"]:
@@ -62,12 +49,7 @@ class Regression(TaskFamily):
     def episode(self, key: Key[Array, ""], task: Float[Array, " axes"], data: PyTree[Array]) -> Parameters:
         """All parameters of a task: those of the grid, those drawn anew, and the fixed ones."""
         del data
-        nuisances = {name: value for name, value in vars(self).items() if isinstance(value, Nuisance)}
-        drawn = {
-            name: jax.random.uniform(jax.random.fold_in(key, i), (), jnp.float32, n.low * n.scale, n.high * n.scale)
-            for i, (name, n) in enumerate(nuisances.items())
-        }
-        return {**vars(self), **drawn, **dict(zip(self._axes(), task, strict=True))}
+        return self.parameters(key, task)
 
     def collect(self, key: Key[Array, ""], episode: Parameters, part: Part, predict: Predict, n: int) -> Examples:
         """Inputs drawn uniformly from the range, and the task's function of them."""
@@ -78,7 +60,7 @@ class Regression(TaskFamily):
     def outcome(self, predict: Predict, examples: Examples) -> Outcome:
         """The mean squared error, as loss and as score."""
         predictions = predict(examples.inputs)
-        if predictions.shape != examples.targets.shape:  # broadcasting would hide it
+        if jnp.shape(predictions) != examples.targets.shape:  # broadcasting would hide it
             raise ValueError(
                 "the network's outputs and the targets must have the same shape. "
                 f"Got {predictions.shape} and {examples.targets.shape}"
