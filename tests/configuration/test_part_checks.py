@@ -182,8 +182,9 @@ class FaultyMetric(Sinusoid):
 
 
 def test_an_adaptation_must_say_how_many_steps_it_takes():
-    without = [f"adaptation._target_={__name__}.Stepless", "~adaptation.learning_rate", "~adaptation.first_order"]
-    assert mistake(*without, "~adaptation.steps") == "adaptation: steps must be a number of inner steps. Got None"
+    keys = ("learning_rate", "first_order", "decay", "steps")
+    without = [f"adaptation._target_={__name__}.Stepless", *(f"~adaptation.{key}" for key in keys)]
+    assert mistake(*without) == "adaptation: steps must be a number of inner steps. Got None"
 
 
 @pytest.mark.parametrize(

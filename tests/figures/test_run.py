@@ -76,7 +76,7 @@ def make_data(grid, values=None, metrics=(SCORE,), steps=10, **more):
     random = np.random.default_rng(0)
     some = random.gamma(2.0, 1.0, (grid.size, steps + 1))
     values = {"loss": some, **{metric.key: 100 * np.exp(-some) for metric in metrics[1:]}} if values is None else values
-    rows = [{"train/loss": np.nan}, {"train/loss": 1.0}]
+    rows = [{f"train/{key}": value for key in values} for value in (np.nan, 1.0)]
     rows = [{**row, **summarize(values, metrics, 1)} for row in rows]
     queue = PriorityQueue(*map(jnp.asarray, (some[:, 0], some[:, 1], np.arange(grid.size), np.arange(grid.size))))
     data = FigureData(

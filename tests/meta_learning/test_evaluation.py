@@ -117,5 +117,6 @@ def test_where_every_task_diverged_nothing_is_averaged(evaluation):
 
 def test_steps_are_reported_as_far_as_evaluation_goes():
     assert reported_steps(10) == [0, 1, 5, 10]
-    assert reported_steps(3) == [0, 1, 3]
+    assert reported_steps(3) == [0, 1, 2, 3]
+    assert reported_steps(4) == [0, 1, 4]
     assert reported_steps(20) == [0, 1, 5, 10, 20]

@@ -46,6 +46,7 @@ PARTS = {
     },
     "model": OmegaConf.to_container(OmegaConf.load(f"{configuration_folder()}/model/mlp.yaml")),
     "adaptation": {"_target_": "twmaml.adaptation.maml.MAML", "learning_rate": 0.01, "steps": 1},
+    "shots": 10,
 }
 PARTS["model"]["widths"] = [8, 8]
 

@@ -22,6 +22,8 @@ def build_part(cfg: DictConfig, key: str, protocol: Any) -> Any:
         part = hydra.utils.instantiate(cfg[key], _convert_="all")
     except InstantiationException as error:
         raise ConfigurationError(explain_instantiation(error, key)) from error
+    except SystemExit as error:  # of a _target_ that is no part at all
+        raise ConfigurationError(f"{key}: a _target_ in it ends the process") from error
     if not isinstance(part, protocol):
         name = f"twmaml's {protocol.__name__}" if protocol.__module__.startswith("twmaml") else protocol.__name__
         members = {*protocol.__annotations__, *vars(protocol)} if getattr(protocol, "_is_protocol", False) else {}

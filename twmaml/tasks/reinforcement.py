@@ -48,6 +48,8 @@ class ReinforcementLearning(TaskFamily):
         environment: whose task parameters are the axes.
         discount: of rewards, a time step, in the advantages; returns are reported without.
         trace: λ of the advantages: 1 takes the rewards as they were, less the baseline; 0 only the next reward.
+        standardise: bring the advantages of each task to mean 0 and standard deviation 1. That makes the inner learning
+            rate one for all tasks and rewards, but how far off a task is does not show in its gradient any more.
         estimator: the surrogate; `low_variance_curvature` or `dice`.
 
     References:
@@ -57,6 +59,7 @@ class ReinforcementLearning(TaskFamily):
     environment: Environment
     discount: Share = 0.99
     trace: Share = 1.0
+    standardise: bool = True
     estimator: Literal["low_variance_curvature", "dice"] = "low_variance_curvature"
 
     on_policy = True
@@ -105,7 +108,9 @@ class ReinforcementLearning(TaskFamily):
         values = linear_baseline(examples.observations, discounted_sums(rewards, self.discount), valid)
         advantages = generalised_advantages(rewards, values, valid, self.discount, self.trace)
         log_probs = predict(examples.observations).log_prob(examples.actions)
-        surrogate = ESTIMATORS[self.estimator](log_probs, standardised(advantages, valid), valid)
+        if self.standardise:
+            advantages = standardised(advantages, valid)
+        surrogate = ESTIMATORS[self.estimator](log_probs, advantages, valid)
         mean_return = jnp.mean(examples.returns)
         low, high = self.environment.return_range
         metrics = {_RETURN.key: mean_return}
