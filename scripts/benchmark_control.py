@@ -1,7 +1,7 @@
 """Speed of control: meta-steps a second, where their time goes, and environment steps a second.
 
-`python scripts/benchmark_control.py` runs on one core. The parts of a meta-step are timed by themselves: the environments
-alone, trajectories of a policy in them, and the whole step; all of them with as many trajectories as the step has.
+`python scripts/benchmark_control.py` runs on one core. The parts of a meta-step are timed by themselves: the
+environments alone, trajectories of a policy in them, and the whole step, with as many trajectories as a step has.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from twmaml.configuration.config_files import configuration_folder
 from twmaml.configuration.settings import read_settings
 from twmaml.errors import ConfigurationError
 from twmaml.meta_learning.chunk import train_chunk
-from twmaml.meta_learning.learner import MetaLearner
+from twmaml.meta_learning.learner import MetaLearner, RunState
 from twmaml.tasks.control.rollouts import roll_out
 
 ENVIRONMENTS = ("navigation", "cartpole", "pendulum", "half_cheetah", "ant")
@@ -35,9 +35,10 @@ def build(overrides: Sequence[str]) -> MetaLearner:
     return build_parts(cfg, read_settings(cfg)).learner
 
 
-def seconds_of(program: Callable[[Any], Any], argument: Any, blocks: int, seconds: float) -> list[float]:
+def seconds_of(program: Callable[[Any], Any], argument: Any, blocks: int, seconds: float) -> np.ndarray:
     """Seconds of one call in each of some blocks."""
-    compiled = jax.jit(program).lower(argument).compile()
+    # As the loop of a run is compiled.
+    compiled = jax.jit(program).lower(argument).compile({"xla_backend_optimization_level": 2})
     jax.block_until_ready(compiled(argument))
 
     def time_calls(calls: int) -> float:
@@ -47,19 +48,18 @@ def seconds_of(program: Callable[[Any], Any], argument: Any, blocks: int, second
         return (time.perf_counter() - began) / calls
 
     calls = max(1, int(seconds / time_calls(1)))
-    return [time_calls(calls) for _ in range(blocks)]
+    return np.array([time_calls(calls) for _ in range(blocks)])
 
 
-def act_blindly(learner: MetaLearner, key: Key[Array, ""]) -> Array:
-    """Rewards of the environments alone, with actions that no policy has chosen."""
+def act_blindly(learner: MetaLearner, key_and_actions: tuple[Key[Array, ""], Array]) -> Array:
+    """Rewards of the environments alone, with actions that no policy has chosen, [tasks, steps, trajectories, ...]."""
     environment: Any = learner.family.environment  # type: ignore[attr-defined]
-    shape = (environment.horizon, learner.shots) + (() if environment.discrete else (environment.actions,))
+    key, all_actions = key_and_actions
 
-    def of_task(task: Array, key: Key[Array, ""]) -> Array:
+    def of_task(task: Array, key: Key[Array, ""], actions: Array) -> Array:
         parameters = environment.parameters(key, task)
-        actions = jnp.zeros(shape, jnp.int32 if environment.discrete else jnp.float32)
         states, _ = jax.vmap(lambda key: environment.reset(key, parameters))(jax.random.split(key, learner.shots))
-        keys = jax.random.split(key, shape[:2])
+        keys = jax.random.split(key, actions.shape[:2])
 
         def step(states: Any, actions_and_keys: Any) -> tuple[Any, Array]:
             actions, keys = actions_and_keys
@@ -70,7 +70,7 @@ def act_blindly(learner: MetaLearner, key: Key[Array, ""]) -> Array:
 
         return jax.lax.scan(step, states, (actions, keys))[1]
 
-    return jax.vmap(of_task)(_tasks(learner), jax.random.split(key, learner.meta_batch))
+    return jax.vmap(of_task)(_tasks(learner), jax.random.split(key, learner.meta_batch), all_actions)
 
 
 def act(learner: MetaLearner, key: Key[Array, ""]) -> Array:
@@ -107,25 +107,34 @@ def main() -> None:
         except ConfigurationError as error:
             print(f"{name}: {error}")
             continue
-        state, key = learner.init(0), jax.random.key(1)
+        print(measure(name, learner, arguments.blocks, arguments.seconds))
 
-        def timed(program: Callable[[Any], Any], argument: Any) -> np.ndarray:
-            return np.array(seconds_of(program, argument, arguments.blocks, arguments.seconds))
 
-        chunk = 10 if name in ENVIRONMENTS[:3] else 1
-        whole = timed(
-            lambda state, learner=learner: train_chunk(learner, state, jnp.int32(chunk))[0].meta_params, state
-        )
-        alone, acting = (timed(partial(part, learner), key) for part in (act_blindly, act))
-        whole = whole / chunk
-        horizon: int = learner.family.environment.horizon  # type: ignore[attr-defined]
-        steps = learner.meta_batch * learner.shots * horizon
-        print(
-            f"{name} ({learner.meta_batch} tasks x {learner.shots} + {learner.queries} trajectories x {horizon} actions): "
-            f"{_spread(1 / whole)} meta-steps/s; {_spread(steps / alone / 1e6)} million environment steps/s alone, "
-            f"{_spread(steps / acting / 1e6)} with the policy; outside the environment {1 - 2 * np.median(alone) / np.median(whole):.0%} "
-            f"of the time, outside trajectories {1 - 2 * np.median(acting) / np.median(whole):.0%}"
-        )
+def measure(name: str, learner: MetaLearner, blocks: int, seconds: float) -> str:
+    """A line on one environment."""
+    chunk = 1 if name in ("half_cheetah", "ant") else 10
+
+    def train(state: RunState) -> Any:
+        return train_chunk(learner, state, jnp.int32(chunk))[0].meta_params
+
+    whole = seconds_of(train, learner.init(0), blocks, seconds) / chunk
+    environment, key = learner.family.environment, jax.random.key(1)  # type: ignore[attr-defined]
+    shape = (learner.meta_batch, environment.horizon, learner.shots)
+    actions = jax.random.normal(key, (*shape, environment.actions))
+    actions = (actions[..., 0] > 0).astype(jnp.int32) if environment.discrete else actions
+    alone = seconds_of(partial(act_blindly, learner), (key, actions), blocks, seconds)
+    acting = seconds_of(partial(act, learner), key, blocks, seconds)
+    steps = np.prod(shape)
+    shares = [1 - 2 * np.median(part) / np.median(whole) for part in (alone, acting)]  # support, and query
+    return "\n".join(
+        [
+            f"{name}, {learner.meta_batch} tasks x {learner.shots} + {learner.queries} x {environment.horizon} actions:",
+            f"  {_spread(1 / whole)} meta-steps a second",
+            f"  {_spread(steps / alone / 1e6)} million environment steps a second",
+            f"  {_spread(steps / acting / 1e6)} million with a policy",
+            f"  {shares[0]:.0%} of the time outside the environment, {shares[1]:.0%} outside of trajectories",
+        ]
+    )
 
 
 def _spread(values: np.ndarray) -> str:
