@@ -38,7 +38,8 @@ def build(overrides: Sequence[str]) -> MetaLearner:
 def seconds_of(program: Callable[[Any], Any], argument: Any, blocks: int, seconds: float) -> np.ndarray:
     """Seconds of one call in each of some blocks."""
     # As the loop of a run is compiled.
-    compiled = jax.jit(program).lower(argument).compile({"xla_backend_optimization_level": 2})
+    options: Any = {"xla_backend_optimization_level": 2}
+    compiled = jax.jit(program).lower(argument).compile(options)
     jax.block_until_ready(compiled(argument))
 
     def time_calls(calls: int) -> float:
@@ -126,9 +127,10 @@ def measure(name: str, learner: MetaLearner, blocks: int, seconds: float) -> str
     acting = seconds_of(partial(act, learner), key, blocks, seconds)
     steps = np.prod(shape)
     shares = [1 - 2 * np.median(part) / np.median(whole) for part in (alone, acting)]  # support, and query
+    trajectories = f"{learner.meta_batch} x {learner.shots} + {learner.queries} trajectories"
     return "\n".join(
         [
-            f"{name}, {learner.meta_batch} tasks x {learner.shots} + {learner.queries} x {environment.horizon} actions:",
+            f"{name}, {trajectories} of {environment.horizon} actions:",
             f"  {_spread(1 / whole)} meta-steps a second",
             f"  {_spread(steps / alone / 1e6)} million environment steps a second",
             f"  {_spread(steps / acting / 1e6)} million with a policy",

@@ -17,6 +17,7 @@ from twmaml.analysis.published import compare_with, judge
 from twmaml.analysis.published import reproduce as reproduce_preset
 from twmaml.configuration.config_files import configuration_folder
 from twmaml.reproduce import read_presets
+from twmaml.types import Metric
 
 
 @pytest.fixture
@@ -30,6 +31,9 @@ def reproduce(tmp_path, environment):
     return run
 
 
+RETURN = Metric("return", "return", higher_is_better=True, logarithmic=False)
+
+
 @pytest.mark.parametrize("name", list(read_presets()))
 def test_a_preset_can_be_run_and_says_what_it_is_compared_with(name):
     preset = read_presets()[name]
@@ -40,7 +44,7 @@ def test_a_preset_can_be_run_and_says_what_it_is_compared_with(name):
     assert preset["protocol"]
     assert ("data" in preset) == ("data_help" in preset)
     for figure in preset["figures"]:
-        assert figure["metric"] in measures_of([SCORE, ACCURACY])
+        assert figure["metric"] in measures_of([SCORE, ACCURACY, RETURN])
         assert figure["sampler"] in preset["samplers"]
         assert figure["published"] > 0
         assert ("rerun" in figure) <= ("rerun" in preset)

@@ -76,3 +76,26 @@ def test_the_loop_is_faster_than_a_plain_one():
     evaluation = float(re.search(r"x 10 steps +([\d.]+)", output).group(1))  # type: ignore[union-attr]
     assert ratio >= 1.7
     assert evaluation < 150
+
+
+def test_navigation_is_learned_in_a_minute(train, tmp_path):
+    began = time.perf_counter()
+    succeed(train("task=navigation", "sampler=uniform", "hydra.run.dir=x", small=False))
+    assert time.perf_counter() - began < 60
+    before, after = (_final(tmp_path / "x", f"eval/return_step_{k}") for k in (0, 1))
+    assert after > -12
+    assert after - before > 8
+
+
+def test_navigation_at_the_published_size_is_learned_in_200_meta_steps(train, tmp_path):
+    succeed(train("experiment=maml_navigation", "sampler=uniform", "seed=[0,1,2]", "hydra.run.dir=x", small=False))
+    assert np.mean([_final(tmp_path / f"x/seed_{seed}", "eval/return_step_1") for seed in range(3)]) > -16
+
+
+def test_cart_pole_is_learned_in_300_meta_steps(train, tmp_path):
+    succeed(train("task=cartpole", "sampler=uniform", "seed=[0,1,2]", "hydra.run.dir=x", small=False))
+    before, after = (
+        np.mean([_final(tmp_path / f"x/seed_{seed}", f"eval/return_step_{k}") for seed in range(3)]) for k in (0, 1)
+    )
+    assert after > 80
+    assert after - before > 40

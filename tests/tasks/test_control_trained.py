@@ -1,8 +1,10 @@
 """Control by the command line: what it trains, leaves and refuses, and how a policy is used."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -32,6 +34,8 @@ NAVIGATION = [
     "evaluation.queries=4",
 ]
 RUN = "hydra.run.dir=run"
+
+DOCS = (Path(__file__).parent.parent.parent / "docs/control.md").read_text()
 
 
 @pytest.fixture
@@ -141,3 +145,31 @@ def test_cart_pole_is_trained(train, tmp_path):
     values = read_metrics(tmp_path / "run" / "metrics.csv")["eval/return_step_3"]
     assert 0 < values[-1] <= 8
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
+
+
+def run_python(folder, environment, *arguments):
+    command = [sys.executable, *arguments]
+    return succeed(subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False))
+
+
+def test_the_policy_of_the_docs_is_used_as_they_say(navigate, tmp_path, environment):
+    succeed(navigate("sampler=uniform", RUN))
+    (code,) = re.findall(r"```python\n(import sys\n.*?)```", DOCS, re.DOTALL)
+    output = run_python(tmp_path, environment, "-c", code, "run").stdout
+    assert re.fullmatch(r"mean return after 2 steps: -\d+\.\d+\n", output)
+    with Image.open(tmp_path / "episode.gif") as image:
+        assert image.n_frames == 8  # type: ignore[attr-defined]
+
+
+def test_the_environment_of_the_docs_is_trained_in(tmp_path, environment):
+    files = re.findall(r"^`([\w/.]+)`:\n\n```\w+\n(.*?)```", DOCS, re.MULTILINE | re.DOTALL)
+    assert len(files) == 2
+    for name, content in files:
+        assert len(content.splitlines()) <= 40
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    (command,) = re.findall(r"^python -m (twmaml\.train --config-dir .*)$", DOCS, re.MULTILINE)
+    small = [each for each in NAVIGATION if not each.startswith("task")]
+    run_python(tmp_path, environment, "-m", *command.split(), *small, "wandb.mode=disabled", RUN)
+    assert np.isfinite(read_metrics(tmp_path / "run" / "metrics.csv")["eval/return_step_3"][-1])
+    assert (tmp_path / "run/figures/pictures.png").exists()

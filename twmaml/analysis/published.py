@@ -22,7 +22,8 @@ class Reproduced:
     metric: str
     sampler: str
     inner_steps: int
-    published: float
+    published: float | None
+    """None where there is only a re-run."""
     read_to: float
     """How exactly the published one could be read off."""
     published_plus_minus: float | None
@@ -117,7 +118,7 @@ def compare_with(preset: Mapping[str, Any], comparison: "Comparison") -> list[Re
             continue
         ours, low, high = (float(part[-1, k]) for part in comparison.estimates[metric, sampler])
         of_seeds = sorted(comparison.values(arms[sampler], metric)[:, -1, k].tolist())
-        published, read_to = figure["published"], figure.get("read_to", 0.0)
+        published, read_to = figure.get("published"), figure.get("read_to", 0.0)
         plus_minus = figure.get("published_plus_minus")
         interval = comparison.key("task_interval", comparison.measures[metric].metric)
         over_tasks = float(comparison.estimates[interval, sampler].value[-1, k])
@@ -142,12 +143,14 @@ def compare_with(preset: Mapping[str, Any], comparison: "Comparison") -> list[Re
     return found
 
 
-def judge(ours: float, of_seeds: Sequence[float], published: float, read_to: float) -> str:
+def judge(ours: float, of_seeds: Sequence[float], published: float | None, read_to: float) -> str:
     """Whether a published figure could be one more seed of ours.
 
     What was published is one trained network, which varies as much as one seed does: it is held against the range of
     our seeds, not against the interval of their mean, which is narrower the more seeds there are.
     """
+    if published is None:
+        return "nothing published"
     off = f"our mean is {ours / published - 1:+.0%}"
     if len(of_seeds) < 2:
         return f"undecided with one seed; {off}"
