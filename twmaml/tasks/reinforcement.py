@@ -140,6 +140,9 @@ class ReinforcementLearning(TaskFamily):
             for k in sorted({0, 1, last})
         }
         self.environment.draw_paths(axes, task, paths)
+        fading = dict(zip(paths, np.linspace(0.3, 1, len(paths)).tolist(), strict=True))
+        for line in axes.lines:  # tells them apart where they have one colour, that of a sampler
+            line.set_alpha(fading.get(line.get_label(), 1))
 
     def inputs_of(self, x: Any) -> Float[Array, "*batch observations"]:
         """Observations as a policy takes them."""
