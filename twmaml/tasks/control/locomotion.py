@@ -1,5 +1,6 @@
 """Half-cheetah and ant, of brax. A meta-step of usual size takes many seconds on a CPU: they want an accelerator."""
 
+import warnings
 from functools import cache
 from importlib import import_module
 from typing import Any, Literal
@@ -26,11 +27,13 @@ _CONTROL_COST = 0.05
 @cache
 def _brax(name: str, backend: str) -> Any:
     """An environment of brax, without its wrappers: they would restart episodes."""
-    try:
-        envs = import_module("brax.envs")  # takes seconds
-    except ImportError as error:
-        raise ConfigurationError(f'task: {name} needs brax: pip install -e ".[brax]" ({error})') from error
-    return envs.get_environment(name, backend=backend)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that brax and what it builds on are no longer developed
+        try:
+            envs = import_module("brax.envs")  # takes seconds
+        except ImportError as error:
+            raise ConfigurationError(f'task: {name} needs brax: pip install -e ".[brax]" ({error})') from error
+        return envs.get_environment(name, backend=backend)
 
 
 class _Locomotion(Environment):
