@@ -342,6 +342,7 @@ def _paths(rollouts: Rollouts):
     return Paths(*(np.asarray(getattr(rollouts, name))[:1] for name in Paths._fields))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # brax's own, of what it builds on
 @pytest.mark.parametrize("name", ["halfcheetah", "ant"])
 def test_a_body_of_brax_takes_a_few_real_steps(name):
     pytest.importorskip("brax")
