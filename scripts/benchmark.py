@@ -40,7 +40,7 @@ from twmaml.figures.pool import count_cores
 from twmaml.meta_learning.chunk import train_chunk
 from twmaml.storage.checkpoint import Checkpoint, Notes, pack, write
 from twmaml.storage.metrics_file import Mark
-from twmaml.training.devices import over_runs, shard_runs
+from twmaml.training.devices import TRAINING, compile_program, over_runs, shard_runs
 
 Block = Callable[[int], None]
 """Runs so many meta-steps and returns when they are done."""
@@ -110,10 +110,9 @@ def plain_loop(parts: Parts) -> Block:
 
 def compiled_loop(parts: Parts) -> Block:
     """twmaml's own: chunks of meta-steps as one program."""
+    carried = jax.device_put(jax.vmap(parts.learner.init)(jnp.zeros(1, jnp.uint32)), shard_runs(1))
     train = over_runs(partial(train_chunk, parts.learner), shard_runs(1))
-    carried = jax.device_put(
-        jax.vmap(parts.learner.init)(jnp.zeros(1, jnp.uint32)), shard_runs(1)
-    )  # as it comes back, or it compiles twice
+    train = compile_program(train.lower(carried, jnp.int32(0)), TRAINING)
 
     def block(steps: int) -> None:
         nonlocal carried

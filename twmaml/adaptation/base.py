@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from twmaml.models.base import Model
+from twmaml.models.base import Batch, Coefficients, MetaGradient, Model
 from twmaml.types import Fast, LossOf, MetaParams, Outcome, Predict, Step
 
 Judge = Callable[[Fast], Outcome]
@@ -58,6 +58,17 @@ class Adaptation(ABC):
     ) -> Fast:
         """The same step in the form that is fastest to differentiate through; only `predict` understands it."""
         return self.step(model, meta_params, fast, loss_of, key, index)
+
+    def meta_gradient(
+        self, model: Model, meta_params: MetaParams, support: Batch, query: Batch, coefficients: Coefficients
+    ) -> MetaGradient | None:
+        """Gradient of a weighted sum of mean squared errors in a faster form than autodiff of `objective` gives.
+
+        Returns:
+            None where there is none.
+        """
+        del model, meta_params, support, query, coefficients
+        return None
 
     def objective(
         self,

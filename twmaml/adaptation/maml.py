@@ -6,8 +6,11 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from twmaml.adaptation.base import Adaptation, bind
-from twmaml.models.base import Model, SupportsFactoredStep
+from twmaml.models.base import Batch, Coefficients, MetaGradient, Model, SupportsFactoredStep, SupportsMetaGradient
 from twmaml.types import Fast, InnerSteps, LossOf, MetaParams, PositiveReal
+
+_DIFFERENTIATED = ("init", "start", "predict", "step", "last_step", "objective")
+"""Methods that the meta-gradient is the derivative of."""
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
@@ -59,6 +62,15 @@ class MAML(Adaptation):
             if stepped is not None:
                 return stepped
         return self.step(model, meta_params, fast, loss_of, key, index)
+
+    def meta_gradient(
+        self, model: Model, meta_params: MetaParams, support: Batch, query: Batch, coefficients: Coefficients
+    ) -> MetaGradient | None:
+        """That of the network, if it has one, through a single step; not of a subclass that adapts in another way."""
+        own = (getattr(type(self), name) is getattr(MAML, name) for name in _DIFFERENTIATED)
+        if self.steps != 1 or not all(own) or not isinstance(model, SupportsMetaGradient):
+            return None
+        return model.one_step_meta_gradient(meta_params, support, query, self._rate(0), self.first_order, coefficients)
 
     def _rate(self, index: int | Int[Array, ""]) -> float | Float[Array, ""]:
         """The learning rate of an inner step; without decay the number itself, which makes a faster program."""

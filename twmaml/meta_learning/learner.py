@@ -11,10 +11,11 @@ from jaxtyping import Array, Float, Key, PyTree, UInt32
 
 from twmaml.adaptation.base import Adaptation, Judge, bind
 from twmaml.meta_learning.task_share import TaskShare
-from twmaml.models.base import Model
+from twmaml.models.base import Batch, Model
 from twmaml.samplers.base import Draw, Report, Sampler, View
 from twmaml.space.priority_queue import PriorityQueue, empty_queue, record
-from twmaml.tasks.base import TaskFamily
+from twmaml.tasks.base import Part, TaskFamily
+from twmaml.tasks.regression import is_mean_squared_error
 from twmaml.types import Fast, LossOf, MetaParams, Outcome, Predict, Step
 
 # Folded into keys that are split as well. (0 would not do: it gives the first key of the split.)
@@ -90,21 +91,45 @@ class MetaLearner:
     ) -> tuple[MetaParams, Outcome, Float[Array, " tasks"]]:
         """Gradient of the weighted mean of the objectives, the outcome of every task, and what each counted for."""
         share = TaskShare(self.meta_batch, self.task_devices)
+        keys, tasks = share.own((jax.random.split(key, self.meta_batch), draw.tasks))
 
-        def meta_loss(meta_params: MetaParams, keys: Any, tasks: Any) -> tuple[Array, tuple[Outcome, Array]]:
+        def weigh(outcomes: Outcome) -> tuple[Float[Array, " share"], tuple[Outcome, Float[Array, " tasks"]]]:
+            """By what each objective is multiplied; the outcomes of all tasks, and what each counts for."""
+            outcomes = share.gather(outcomes)
+            losses, scores = jax.lax.stop_gradient((outcomes.loss, outcomes.score))
+            weights = self.sampler.weigh(Report(draw, losses, scores, state.queue), state.view)
+            return share.weights(weights) / self.meta_batch, (outcomes, weights)
+
+        def meta_loss(meta_params: MetaParams) -> tuple[Array, tuple[Outcome, Array]]:
             def adapt_and_judge(key: Key[Array, ""], task: Array) -> tuple[Array, Outcome]:
                 return self.adapt_and_judge(meta_params, key, task, data, state.step)
 
             objectives, outcomes = self._over_tasks(adapt_and_judge, keys, tasks)
-            outcomes = share.gather(outcomes)
-            losses, scores = jax.lax.stop_gradient((outcomes.loss, outcomes.score))
-            weights = self.sampler.weigh(Report(draw, losses, scores, state.queue), state.view)
-            return jnp.sum(share.weights(weights) * objectives) / self.meta_batch, (outcomes, weights)
+            coefficients, besides = weigh(outcomes)
+            return jnp.sum(coefficients * objectives), besides
 
-        keys = jax.random.split(key, self.meta_batch)
-        gradient_of = jax.grad(meta_loss, has_aux=True)
-        gradient, (outcomes, weights) = gradient_of(state.meta_params, *share.own((keys, draw.tasks)))
+        found = self._squared_error_gradient(state.meta_params, keys, tasks, data, weigh)
+        gradient, (outcomes, weights) = jax.grad(meta_loss, has_aux=True)(state.meta_params) if found is None else found
         return share.total(gradient), outcomes, weights
+
+    def _squared_error_gradient(
+        self, meta_params: MetaParams, keys: Any, tasks: Any, data: PyTree[Array], weigh: Callable[[Outcome], Any]
+    ) -> tuple[MetaParams, Any] | None:
+        """The same as by autodiff, in the form that the adaptation has for mean squared errors; None without."""
+        if not is_mean_squared_error(self.family) or self.tasks_at_once is not None:
+            return None
+
+        def examples(key: Key[Array, ""], task: Array) -> tuple[Any, Any]:
+            support_key, _, query_key = jax.random.split(key, 3)
+            episode = self.episode(key, task, data)
+            support = self.collect_support(support_key, episode)
+            return support, self._collect(query_key, episode, "query", lambda inputs: inputs, self.queries)
+
+        support, query = (Batch(*part) for part in jax.vmap(examples)(keys, tasks))
+        found = self.adaptation.meta_gradient(
+            self.model, meta_params, support, query, lambda losses: weigh(Outcome(losses, losses, {}))
+        )
+        return None if found is None else (found[0], found[2])
 
     def _over_tasks(self, adapt_and_judge: Callable[..., Any], keys: Any, tasks: Any) -> Any:
         """All tasks side by side, or blocks of them after one another, of which nothing is kept for the way back."""
@@ -131,14 +156,18 @@ class MetaLearner:
         """The data to adapt on; None where it is collected anew at each step."""
         if self.family.on_policy:
             return None
-        return self.family.collect(key, episode, "support", lambda inputs: inputs, self.shots)
+        return self._collect(key, episode, "support", lambda inputs: inputs, self.shots)
+
+    def _collect(self, key: Key[Array, ""], episode: Any, part: Part, predict: Predict, n: int) -> Any:
+        """Examples of an episode, computed once: without the barrier XLA repeats them in everything that reads them."""
+        return jax.lax.optimization_barrier(self.family.collect(key, episode, part, predict, n))
 
     def loss_of(self, episode: Any, support: Any) -> LossOf:
         """The loss that a task's inner steps descend: on one support set, or collected anew at each step."""
 
         def loss(predict: Predict, step_key: Key[Array, ""]) -> Array:
             on_policy = self.family.on_policy
-            collected = self.family.collect(step_key, episode, "support", predict, self.shots) if on_policy else support
+            collected = self._collect(step_key, episode, "support", predict, self.shots) if on_policy else support
             return self.family.outcome(predict, collected).loss
 
         return loss
@@ -148,6 +177,6 @@ class MetaLearner:
 
         def outcome(fast: Fast) -> Outcome:
             predict = bind(self.adaptation, self.model, meta_params, fast)
-            return self.family.outcome(predict, self.family.collect(key, episode, "query", predict, n))
+            return self.family.outcome(predict, self._collect(key, episode, "query", predict, n))
 
         return outcome

@@ -1,6 +1,7 @@
 """The protocols by which networks plug in."""
 
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Key
 
@@ -27,6 +28,37 @@ class HasProtocol(Model, Protocol):
     @property
     def protocol(self) -> str:
         """The property that counts: whether the network is transductive, say."""
+        ...
+
+
+class Batch(NamedTuple):
+    """Examples of every task."""
+
+    inputs: Float[Array, "tasks examples *input"]
+    targets: Float[Array, "tasks examples *output"]
+
+
+Coefficients = Callable[[Float[Array, " tasks"]], tuple[Float[Array, " tasks"], Any]]
+"""Losses on query sets -> by what each is multiplied in the objective (no gradient through it), and anything else."""
+
+MetaGradient = tuple[Params, Float[Array, " tasks"], Any]
+"""A gradient, the losses on query sets, and what `Coefficients` gave besides."""
+
+
+@runtime_checkable
+class SupportsMetaGradient(Model, Protocol):
+    """A network that has a faster way to the meta-gradient through one inner step than to differentiate twice."""
+
+    def one_step_meta_gradient(
+        self,
+        params: Params,
+        support: Batch,
+        query: Batch,
+        learning_rate: float | Float[Array, ""],
+        first_order: bool,
+        coefficients: Coefficients,
+    ) -> MetaGradient | None:
+        """Of the weighted sum of the tasks' mean squared errors; None where it does not apply."""
         ...
 
 

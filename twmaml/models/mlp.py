@@ -10,7 +10,9 @@ from jaxtyping import Array, Float, Key
 from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
+from twmaml.models.base import Batch, Coefficients, MetaGradient
 from twmaml.models.factored import Dense, SteppedDense
+from twmaml.models.meta_gradient import one_step_meta_gradient
 from twmaml.types import LossOf, Params
 
 Activation = Literal["relu", "tanh", "sigmoid", "gelu", "silu", "elu", "selu", "softplus", "leaky_relu"]
@@ -48,6 +50,24 @@ class MLP:
     def apply(self, params: Params, inputs: Float[Array, "..."]) -> Float[Array, "*batch outputs"]:
         """The outputs of the last layer."""
         return self._forward(params, _as_vectors(inputs, params[0]))[0]
+
+    def one_step_meta_gradient(
+        self,
+        params: Params,
+        support: Batch,
+        query: Batch,
+        learning_rate: float | Float[Array, ""],
+        first_order: bool,
+        coefficients: Coefficients,
+    ) -> MetaGradient | None:
+        """Derived by hand; None for examples that are no vectors, or a subclass that computes something else."""
+        if type(self).apply is not MLP.apply or any(part.ndim != 3 for part in (*support, *query)):
+            return None
+        activation = getattr(jax.nn, self.activation)
+        bent = self.activation not in ("relu", "leaky_relu")
+        return one_step_meta_gradient(
+            params, activation, bent, support, query, learning_rate, first_order, coefficients
+        )
 
     def factored_step(
         self,

@@ -92,3 +92,10 @@ class Regression(Parametrised, TaskFamily):
     def support_of(self, x: Any, y: Any) -> Examples:
         """Inputs and targets as columns."""
         return Examples(*(jnp.asarray(part, jnp.float32).reshape(-1, 1) for part in (x, y)))
+
+
+def is_mean_squared_error(family: TaskFamily) -> bool:
+    """Whether the loss and the score of a family are the mean squared error of its examples, and nothing else."""
+    return isinstance(family, Regression) and all(
+        getattr(type(family), name) is getattr(Regression, name) for name in ("collect", "outcome", "on_policy")
+    )

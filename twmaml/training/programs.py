@@ -17,13 +17,9 @@ from twmaml.meta_learning.learner import MetaLearner, RunState
 from twmaml.samplers.base import Sampler, View
 from twmaml.space.priority_queue import PriorityQueue, empty_queue
 from twmaml.storage.checkpoint import pack, unpack
-from twmaml.training.devices import over_runs, shard_runs
+from twmaml.training.devices import QUICKLY, TRAINING, compile_program, over_runs, shard_runs
 from twmaml.training.one_of import OneOf
 from twmaml.types import MetaParams
-
-# Levels of optimisation below the default 3: the programs are as fast, and compiled in three quarters of the time.
-# That was measured on CPUs; other platforms keep their default.
-_TRAINING, _QUICKLY = 2, 1
 
 
 class DoesNotFitError(MemoryError):
@@ -92,7 +88,7 @@ class Tracing:
         train = train.lower((group.indices, init.out_info), (jnp.int32(0), group.data["train"]))
         self._states: RunState = init.out_info
         self._metric_names = [*train.out_info[1].metrics]
-        self._training: Future[Any] = background.submit(_compile, train, _TRAINING)
+        self._training: Future[Any] = background.submit(compile_program, train, TRAINING)
         evaluations = group.evaluations
         fix = jax.jit(lambda: {n: e.tasks() for n, e in evaluations.items()}, out_shardings=group.everywhere).lower()
         evaluate = {
@@ -103,8 +99,8 @@ class Tracing:
         }
         self._others: Future[Any] = background.submit(
             lambda: (
-                {name: _compile(program, _QUICKLY) for name, program in evaluate.items()},
-                *(_compile(program, _QUICKLY) for program in (init, fix)),
+                {name: compile_program(program, QUICKLY) for name, program in evaluate.items()},
+                *(compile_program(program, QUICKLY) for program in (init, fix)),
             )
         )
 
@@ -210,11 +206,7 @@ def _compile_illustrate(group: Group) -> Any:
 
     state = jax.eval_shape(lambda: group.with_sampler(jnp.int32(0)).init(0))
     arguments = (jnp.int32(0), state.meta_params, state.view, group.data["eval"])
-    return _compile(jax.jit(illustrate).lower(*arguments), _QUICKLY)
-
-
-def _compile(program: Any, level: int) -> Any:
-    return program.compile({"xla_backend_optimization_level": level} if jax.default_backend() == "cpu" else None)
+    return compile_program(jax.jit(illustrate).lower(*arguments), QUICKLY)
 
 
 def _bytes_taken(program: Any, sharding: NamedSharding) -> float:
