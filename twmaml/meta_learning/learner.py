@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Float, Key, PyTree, UInt32
 
 from twmaml.adaptation.base import Adaptation, Judge, bind
+from twmaml.meta_learning.random_numbers import loop_key
 from twmaml.meta_learning.task_share import TaskShare
 from twmaml.models.base import Batch, Model
 from twmaml.samplers.base import Draw, Report, Sampler, View
@@ -58,14 +59,14 @@ class MetaLearner:
 
     def init(self, seed: int | UInt32[Array, ""]) -> RunState:
         """The state before the first meta-step; all of a run's randomness follows from the seed."""
-        init_key, loop_key = jax.random.split(jax.random.key(seed))
+        init_key, own_key = jax.random.split(loop_key(seed))
         meta_params = self.adaptation.init(init_key, self.model, self.family.example_input)
         return RunState(
             meta_params=meta_params,
             opt_state=self.optimizer.init(meta_params),
             queue=empty_queue(self.family.grid.size),
             sampler=self.sampler.init(self.family.grid),
-            key=loop_key,
+            key=own_key,
             step=jnp.int32(0),
         )
 

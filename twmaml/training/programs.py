@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from twmaml.meta_learning.chunk import Chunk, train_chunk
 from twmaml.meta_learning.evaluation import Evaluation, EvaluationTasks
 from twmaml.meta_learning.learner import MetaLearner, RunState
+from twmaml.meta_learning.random_numbers import as_loop_key
 from twmaml.samplers.base import Sampler, View
 from twmaml.space.priority_queue import PriorityQueue, empty_queue
 from twmaml.storage.checkpoint import pack, unpack
@@ -174,7 +175,8 @@ class Programs:
             own = unpack({"sampler": jax.eval_shape(lambda own: own, fresh[member])}, saved[row])["sampler"]
             rows.append((*fresh[:member], own, *fresh[member + 1 :]))
         sampler = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
-        return group.put(unpack(template, stacked)._replace(sampler=sampler))
+        state = unpack(template, stacked)
+        return group.put(state._replace(sampler=sampler, key=as_loop_key(jax.random.key_data(state.key))))
 
     def advance(self, states: RunState, steps: int) -> tuple[RunState, Chunk]:
         """So many meta-steps: the states on the devices, the chunk on the host."""
