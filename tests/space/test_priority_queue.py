@@ -45,7 +45,9 @@ def test_a_cell_holds_the_mean_of_its_scores_and_the_change_since_the_batch_befo
                 np.testing.assert_array_equal(getattr(after, field)[cell], getattr(before, field)[cell])
             continue
         # XLA takes what is below the smallest normal number for 0.
-        np.testing.assert_allclose(after.losses[cell], np.mean(scores), rtol=1e-5, atol=np.finfo(np.float32).tiny)
+        np.testing.assert_allclose(
+            after.losses[cell], np.mean(scores), rtol=1e-5, atol=float(np.finfo(np.float32).tiny)
+        )
         np.testing.assert_allclose(
             after.deltas[cell], abs(after.losses[cell] - before.losses[cell]), rtol=1e-6, atol=1e-12
         )
