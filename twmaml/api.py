@@ -147,7 +147,7 @@ def save_animation(
     from twmaml.figures.animation import save_gif  # noqa: PLC0415  brings Matplotlib
 
     parameters = {n: float(v) for n, v in environment.parameters_of(task).items() if isinstance(v, Array | float | int)}
-    shown = Paths(*(np.asarray(getattr(rollouts, name))[trajectory, None] for name in Paths._fields))
+    shown = Paths(*(np.asarray(part)[trajectory, None] for part in rollouts.paths))
 
     def draw(axes: Any, time: int) -> None:
         environment.draw_moment(axes, parameters, shown, time)

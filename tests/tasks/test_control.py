@@ -56,6 +56,50 @@ class Countdown(Environment):
         return state == task["length"]
 
 
+class NoActions(Countdown):
+    actions = None
+
+
+class OtherObservation(Countdown):
+    observations = 3
+
+
+class NoTransition(Countdown):
+    def step(self, key, state, action, task) -> Any:
+        return tuple(super().step(key, state, action, task))
+
+
+class OtherState(Countdown):
+    def step(self, key, state, action, task):
+        return super().step(key, state, action, task)._replace(state=jnp.zeros(2))
+
+
+class UnknownParameter(Countdown):
+    def step(self, key, state, action, task):
+        return super().step(key, state * task["weight"], action, task)
+
+
+class ManyRewards(Countdown):
+    def step(self, key, state, action, task):
+        return super().step(key, state, action, task)._replace(reward=jnp.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("environment", "line"),
+    [
+        (NoActions, "must have actions, an integer"),
+        (OtherObservation, r"the observation of reset must have shape \(3,\)\. Got \(1,\)"),
+        (NoTransition, "step must return a Transition. Got tuple"),
+        (OtherState, "step must return a state of the form that reset gives"),
+        (UnknownParameter, "KeyError: 'weight'"),
+        (ManyRewards, r"the reward must have shape \(\)\. Got \(2,\)"),
+    ],
+)
+def test_an_environment_that_does_not_keep_the_contract_is_refused_by_name(environment, line):
+    with pytest.raises(ValueError, match=f"{environment.__name__}.*{line}"):
+        environment(Interval(1.0, 9.0, 4), 8)
+
+
 def chance(observations) -> Any:
     return Categorical(jnp.zeros((*observations.shape[:-1], 2)))
 
@@ -339,7 +383,7 @@ Array_like = jax.Array | float | int
 def _paths(rollouts: Rollouts):
     from twmaml.tasks.control.environment import Paths
 
-    return Paths(*(np.asarray(getattr(rollouts, name))[:1] for name in Paths._fields))
+    return Paths(*(np.asarray(part)[:1] for part in rollouts.paths))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # brax's own, of what it builds on

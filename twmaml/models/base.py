@@ -58,7 +58,7 @@ class SupportsMetaGradient(Model, Protocol):
         first_order: bool,
         coefficients: Coefficients,
     ) -> MetaGradient | None:
-        """Of the weighted sum of the tasks' mean squared errors; None where it does not apply."""
+        """The gradient of the weighted sum of the tasks' mean squared errors; None where it does not apply."""
         ...
 
 

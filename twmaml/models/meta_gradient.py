@@ -82,13 +82,13 @@ class _Passed(NamedTuple):
     """A pass through the support set, forth and back."""
 
     inputs: list[Array]
-    """Of each layer."""
+    """The inputs of each layer."""
     slopes: list[Array]
     """Derivatives of the activation after each hidden layer."""
     curvatures: list[Array | None]
     """Second derivatives there; None where they are 0."""
     errors: list[Array]
-    """Of each layer: the gradient of the loss by its outputs."""
+    """The gradient of the loss by the outputs of each layer."""
     unsloped: list[Array]
     """The errors of each hidden layer before they are multiplied by the slope."""
 
@@ -129,9 +129,9 @@ class _Back(NamedTuple):
     by_weight: Float[Array, "inputs outputs"]
     by_bias: Float[Array, " outputs"]
     by_inputs: Float[Array, "tasks shots inputs"]
-    """Of the support set."""
+    """By the layer's inputs on the support set."""
     by_errors: Float[Array, "tasks shots outputs"]
-    """Of the support set."""
+    """By its errors there."""
 
 
 class _Thin(NamedTuple):

@@ -124,9 +124,8 @@ class ReinforcementLearning(TaskFamily):
         """Some trajectories after each inner step."""
         del support
 
-        def observe(predict: Predict) -> dict[str, Array]:
-            rollouts = roll_out(self.environment, episode.parameters, predict, episode.key, _SHOWN)
-            return {name: getattr(rollouts, name) for name in Paths._fields}
+        def observe(predict: Predict) -> dict[str, Any]:
+            return roll_out(self.environment, episode.parameters, predict, episode.key, _SHOWN).paths._asdict()
 
         numbers = {name: value for name, value in episode.parameters.items() if isinstance(value, Array | float | int)}
         return {**path(observe), **{f"task.{name}": jnp.asarray(value) for name, value in numbers.items()}}

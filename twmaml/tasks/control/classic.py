@@ -18,7 +18,7 @@ from twmaml.types import Real
 _STRICT = ConfigDict(strict=True, extra="forbid")
 
 _MOST_TORQUE, _MOST_SPEED = 2.0, 8.0
-"""Of the pendulum, beyond which gymnax clips."""
+"""Bounds of the pendulum, at which gymnax clips."""
 
 
 @cache
@@ -59,9 +59,9 @@ class CartPole(Environment):
     discrete = True
 
     def __post_init__(self) -> None:
-        self.grid  # noqa: B018  says now what is wrong with the axes
         _check_positive(self, "pole_length")
         _gymnax("CartPole")
+        super().__post_init__()
 
     @property
     def return_range(self) -> tuple[float, float]:
@@ -126,10 +126,10 @@ class Pendulum(Environment):
     actions = 1
 
     def __post_init__(self) -> None:
-        self.grid  # noqa: B018  says now what is wrong with the axes
         for name in ("mass", "length"):
             _check_positive(self, name)
         _gymnax("Pendulum")
+        super().__post_init__()
 
     @property
     def return_range(self) -> tuple[float, float]:

@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
@@ -23,19 +25,19 @@ class Transition(NamedTuple):
 class Paths(NamedTuple):
     """Trajectories of a policy on one task, as figures show them."""
 
-    observations: Float[np.ndarray, "trajectories steps observations"]
+    observations: Float[Array | np.ndarray, "trajectories steps observations"]
     """Before each action."""
-    rewards: Float[np.ndarray, "trajectories steps"]
-    valid: Bool[np.ndarray, "trajectories steps"]
+    rewards: Float[Array | np.ndarray, "trajectories steps"]
+    valid: Bool[Array | np.ndarray, "trajectories steps"]
     """Marks the actions that were taken before the episode was over."""
 
-    def joined(self, values: Float[np.ndarray, "trajectories steps *any"]) -> Float[np.ndarray, "all *any"]:
+    def joined(self, values: Float[Array | np.ndarray, "trajectories steps *any"]) -> Float[np.ndarray, "all *any"]:
         """Values of all steps as one line that Matplotlib interrupts between trajectories."""
         known = np.where(self.valid.reshape(*self.valid.shape, *[1] * (values.ndim - 2)), values, np.nan)
         gap = np.full((len(known), 1, *known.shape[2:]), np.nan)
         return np.concatenate([known, gap], axis=1).reshape(-1, *known.shape[2:])
 
-    def draw(self, axes: Any, values: Float[np.ndarray, "trajectories steps"], label: str) -> None:
+    def draw(self, axes: Any, values: Float[Array | np.ndarray, "trajectories steps"], label: str) -> None:
         """Draws a number over time, a curve for each trajectory, into Matplotlib's axes."""
         steps = np.broadcast_to(np.arange(values.shape[1], dtype=np.float64), values.shape)
         axes.plot(self.joined(steps), self.joined(values), linewidth=1.2, label=label)
@@ -59,6 +61,37 @@ class Environment(Parametrised, ABC):
     """Numbers of an action, or if `discrete` kinds of action; an attribute of the class."""
     discrete = False
     """Whether an action is one of several kinds, 0, 1, ...; otherwise it is a vector."""
+
+    def __post_init__(self) -> None:
+        """Refuses an environment that does not keep what this class promises. Traces it; nothing is compiled.
+
+        Raises:
+            ValueError: with what it must have or return, or with the error of its own code.
+        """
+        name = type(self).__name__
+        for attribute in ("observations", "actions"):
+            if not isinstance(getattr(type(self), attribute, None), int):
+                raise ValueError(f"{name} must have {attribute}, an integer, as an attribute of the class")
+        task, key = self.grid.centres()[0], jax.random.key(0)
+        action = jnp.int32(0) if self.discrete else jnp.zeros(self.actions)
+        try:
+            state, first = jax.eval_shape(lambda: self.reset(key, self.parameters(key, task)))
+            then = jax.eval_shape(lambda state: self.step(key, state, action, self.parameters(key, task)), state)
+        except Exception as error:
+            raise ValueError(f"{name}: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+        if not isinstance(then, Transition):
+            raise ValueError(f"{name}.step must return a Transition. Got {type(then).__name__}")
+        if jax.tree.map(jnp.shape, then.state) != jax.tree.map(jnp.shape, state):
+            raise ValueError(f"{name}.step must return a state of the form that reset gives")
+        observed = (self.observations,)
+        for what, value, shape in (
+            ("the observation of reset", first, observed),
+            ("the observation of step", then.observation, observed),
+            ("the reward", then.reward, ()),
+            ("done", then.done, ()),
+        ):
+            if jnp.shape(value) != shape:
+                raise ValueError(f"{name}: {what} must have shape {shape}. Got {jnp.shape(value)}")
 
     @property
     @abstractmethod

@@ -42,6 +42,10 @@ class _Locomotion(Environment):
     name: str
     backend: Backend
 
+    def __post_init__(self) -> None:
+        _brax(self.name, self.backend)  # outside of what the base class takes for errors of the environment
+        super().__post_init__()
+
     def reset(self, key: Key[Array, ""], task: Parameters) -> tuple[Any, Float[Array, " observations"]]:
         """The body at rest, with some noise."""
         del task
@@ -74,10 +78,6 @@ class HalfCheetah(_Locomotion):
 
     name = "halfcheetah"
     observations, actions = 17, 6
-
-    def __post_init__(self) -> None:
-        self.grid  # noqa: B018  says now what is wrong with the axes
-        _brax(self.name, self.backend)
 
     @property
     def return_range(self) -> tuple[float, float]:
@@ -112,10 +112,6 @@ class Ant(_Locomotion):
 
     name = "ant"
     observations, actions = 27, 8
-
-    def __post_init__(self) -> None:
-        self.grid  # noqa: B018  says now what is wrong with the axes
-        _brax(self.name, self.backend)
 
     @property
     def return_range(self) -> tuple[float, float]:

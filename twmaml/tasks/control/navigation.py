@@ -40,9 +40,6 @@ class Navigation(Environment):
     observations = 2
     actions = 2
 
-    def __post_init__(self) -> None:
-        self.grid  # noqa: B018  says now what is wrong with the axes
-
     @property
     def return_range(self) -> tuple[float, float]:
         """From walking away from the furthest goal to having been on the goal all the time."""

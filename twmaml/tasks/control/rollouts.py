@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
-from twmaml.tasks.control.environment import DefinesSuccess, Environment, Transition
+from twmaml.tasks.control.environment import DefinesSuccess, Environment, Paths, Transition
 from twmaml.tasks.parameters import Parameters
 from twmaml.types import Predict
 
@@ -40,6 +40,11 @@ class Rollouts(NamedTuple):
     """Marks the actions that were taken before the episode was over."""
     successes: Bool[Array, " trajectories"] | None
     """None of an environment that defines none."""
+
+    @property
+    def paths(self) -> Paths:
+        """The part that figures show."""
+        return Paths(self.observations, self.rewards, self.valid)
 
     @property
     def returns(self) -> Float[Array, " trajectories"]:
