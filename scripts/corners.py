@@ -1,8 +1,8 @@
 """Returns of task=navigation in the corners and in the centre of the goals, by sampler.
 
-`python scripts/corners.py outputs/multirun/<date>_<time>` prints, over the seeds of a finished sweep, means with 95 % bootstrap
-intervals: of all goals, of their worst tenth, of the goals with both coordinates beyond ±0.3 and within ±0.2; the paired
-differences to uniform sampling; and the share of the training tasks that lay in the corners.
+`python scripts/corners.py outputs/multirun/<date>_<time>` prints, over the seeds of a finished sweep, means with 95 %
+bootstrap intervals: of all goals, of their worst tenth, of the goals with both coordinates beyond ±0.3 and within ±0.2;
+the paired differences to uniform sampling; and the share of the training tasks that lay in the corners.
 """
 
 import argparse
@@ -56,9 +56,8 @@ def main() -> None:
             print(f"  {sampler:<16} {'  '.join(map(interval, columns))}")
     for sampler, runs in records.items():
         visits = np.array([record.visits for record in runs.values()])
-        print(
-            f"  {sampler:<16} {(visits[:, corners].sum(axis=1) / visits.sum(axis=1)).mean():.0%} of its tasks in the corners"
-        )
+        share = (visits[:, corners].sum(axis=1) / visits.sum(axis=1)).mean()
+        print(f"  {sampler:<16} {share:.0%} of its tasks in the corners")
 
 
 if __name__ == "__main__":
