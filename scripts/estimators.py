@@ -29,27 +29,29 @@ from twmaml.tasks.control.navigation import Navigation
 from twmaml.tasks.control.rollouts import Rollouts, roll_out
 
 
-def meta_gradients(steps: int, number: int) -> dict[str, Float[np.ndarray, "number weights"]]:
-    """Meta-gradients at the same trained policy on the same tasks, all else drawn anew, by estimator."""
+def meta_gradients(steps: int, number: int, draw_tasks: bool) -> dict[str, Float[np.ndarray, "number weights"]]:
+    """Meta-gradients at the same trained policy, all else drawn anew (the tasks only if asked for), by estimator."""
     with hydra.initialize_config_dir(configuration_folder(), version_base="1.3"):
         cfg = hydra.compose("train", ["task=navigation", "sampler=uniform"])
     learner = build_parts(cfg, read_settings(cfg)).learner
     state, _ = jax.jit(partial(train_chunk, learner))(learner.init(0), jnp.int32(steps))
-    position = jax.random.uniform(jax.random.key(2), (learner.meta_batch, len(learner.family.grid.axes)))
-    tasks, found = learner.family.grid.at(position), {}
+    grid, shape = learner.family.grid, (learner.meta_batch, len(learner.family.grid.axes))
+    fixed, found = grid.at(jax.random.uniform(jax.random.key(2), shape)), {}
     for name in ESTIMATORS:
         family: Any = learner.family
         own = replace(learner, family=replace(family, estimator=name))
 
         @jax.jit
         def gradient(key: Key[Array, ""], own: Any = own) -> Float[Array, " weights"]:
+            tasks_key, keys_key = jax.random.split(key)
+            tasks = grid.at(jax.random.uniform(tasks_key, shape)) if draw_tasks else fixed
+            keys = jax.random.split(keys_key, own.meta_batch)
+
             def loss(meta_params: Any) -> Array:
-                keys = jax.random.split(key, own.meta_batch)
-                return jnp.mean(
-                    jax.vmap(lambda key, task: own.adapt_and_judge(meta_params, key, task, (), state.step)[0])(
-                        keys, tasks
-                    )
-                )
+                def of_task(key: Key[Array, ""], task: Array) -> Array:
+                    return own.adapt_and_judge(meta_params, key, task, (), state.step)[0]
+
+                return jnp.mean(jax.vmap(of_task)(keys, tasks))
 
             return ravel_pytree(jax.grad(loss)(state.meta_params))[0]
 
@@ -128,10 +130,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--steps", type=int, default=60, help="meta-steps that the policy is trained for")
     parser.add_argument("--gradients", type=int, default=400, help="meta-gradients of each estimator")
+    parser.add_argument("--draw-tasks", action="store_true", help="other tasks for each meta-gradient")
     parser.add_argument("--blocks", type=int, default=200, help="of trajectories, for the derivatives")
     parser.add_argument("--trajectories", type=int, default=20_000, help="of a block")
     arguments = parser.parse_args()
-    found = meta_gradients(arguments.steps, arguments.gradients)
+    found = meta_gradients(arguments.steps, arguments.gradients, arguments.draw_tasks)
     print(f"{arguments.gradients} meta-gradients at one policy, after {arguments.steps} meta-steps of task=navigation")
     for name, gradients in found.items():
         low, high = bootstrapped(gradients)

@@ -9,9 +9,6 @@ from twmaml.adaptation.base import Adaptation, bind
 from twmaml.models.base import Batch, Coefficients, MetaGradient, Model, SupportsFactoredStep, SupportsMetaGradient
 from twmaml.types import Fast, InnerSteps, LossOf, MetaParams, PositiveReal
 
-_DIFFERENTIATED = ("init", "start", "predict", "step", "last_step", "objective")
-"""Methods that the meta-gradient is the derivative of."""
-
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class MAML(Adaptation):
@@ -66,9 +63,8 @@ class MAML(Adaptation):
     def meta_gradient(
         self, model: Model, meta_params: MetaParams, support: Batch, query: Batch, coefficients: Coefficients
     ) -> MetaGradient | None:
-        """That of the network, if it has one, through a single step; not of a subclass that adapts in another way."""
-        own = (getattr(type(self), name) is getattr(MAML, name) for name in _DIFFERENTIATED)
-        if self.steps != 1 or not all(own) or not isinstance(model, SupportsMetaGradient):
+        """That of the network, if it has one, through a single step. A subclass has none, as it may adapt otherwise."""
+        if type(self) is not MAML or self.steps != 1 or not isinstance(model, SupportsMetaGradient):
             return None
         return model.one_step_meta_gradient(meta_params, support, query, self._rate(0), self.first_order, coefficients)
 

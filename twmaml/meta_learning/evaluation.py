@@ -86,9 +86,8 @@ class Evaluation:
 
         def results_of_one(task_and_key: tuple[Array, Array]) -> dict[str, Array]:
             task, key = task_and_key
-            support_key, adapt_key, query_key = jax.random.split(key, 3)
-            episode = learner.episode(key, task, data)
-            loss_of = learner.loss_of(episode, learner.collect_support(support_key, episode))
+            episode, support, adapt_key, query_key = learner.begin(key, task, data)
+            loss_of = learner.loss_of(episode, support)
             judge = learner.judge(meta_params, query_key, episode, self.queries)
 
             def observe(fast: Fast) -> dict[str, Array]:

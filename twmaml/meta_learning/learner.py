@@ -121,9 +121,7 @@ class MetaLearner:
             return None
 
         def examples(key: Key[Array, ""], task: Array) -> tuple[Any, Any]:
-            support_key, _, query_key = jax.random.split(key, 3)
-            episode = self.episode(key, task, data)
-            support = self.collect_support(support_key, episode)
+            episode, support, _, query_key = self.begin(key, task, data)
             return support, self._collect(query_key, episode, "query", lambda inputs: inputs, self.queries)
 
         support, query = (Batch(*part) for part in jax.vmap(examples)(keys, tasks))
@@ -143,11 +141,16 @@ class MetaLearner:
         self, meta_params: MetaParams, key: Key[Array, ""], task: Float[Array, " axes"], data: PyTree[Array], step: Step
     ) -> tuple[Float[Array, ""], Outcome]:
         """Adapts to one task on support data: the objective, and how the adapted network does on query data."""
-        support_key, adapt_key, query_key = jax.random.split(key, 3)
-        episode = self.episode(key, task, data)
-        loss_of = self.loss_of(episode, self.collect_support(support_key, episode))
+        episode, support, adapt_key, query_key = self.begin(key, task, data)
+        loss_of = self.loss_of(episode, support)
         judge = self.judge(meta_params, query_key, episode, self.queries)
         return self.adaptation.objective(self.model, meta_params, loss_of, judge, adapt_key, step)
+
+    def begin(self, key: Key[Array, ""], task: Float[Array, " axes"], data: PyTree[Array]) -> tuple[Any, Any, Any, Any]:
+        """A task's episode and support, and the keys of adapting to it and of its query."""
+        support_key, adapt_key, query_key = jax.random.split(key, 3)
+        episode = self.episode(key, task, data)
+        return episode, self.collect_support(support_key, episode), adapt_key, query_key
 
     def episode(self, key: Key[Array, ""], task: Float[Array, " axes"], data: PyTree[Array]) -> Any:
         """The part that support and query of a task share, drawn by a key of its own out of the task's."""

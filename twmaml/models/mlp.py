@@ -60,8 +60,8 @@ class MLP:
         first_order: bool,
         coefficients: Coefficients,
     ) -> MetaGradient | None:
-        """Derived by hand; None for examples that are no vectors, or a subclass that computes something else."""
-        if type(self).apply is not MLP.apply or any(part.ndim != 3 for part in (*support, *query)):
+        """Derived by hand; None for examples that are no vectors, and for a subclass, which may compute anything."""
+        if type(self) is not MLP or any(part.ndim != 3 for part in (*support, *query)):
             return None
         activation = getattr(jax.nn, self.activation)
         bent = self.activation not in ("relu", "leaky_relu")
