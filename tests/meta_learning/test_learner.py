@@ -163,7 +163,8 @@ def expected_visits(learner, states):
     total = np.zeros(grid.size)
     lattice = grid.with_cells([8 * n for n in grid.shape])
     centres = lattice.centres()
-    probabilities, interpolate = jax.jit(partial(learner.sampler.probabilities, grid)), jax.jit(grid.interpolate)
+    probabilities = jax.jit(partial(learner.sampler.probabilities, grid))
+    interpolate = jax.jit(lambda p, tasks: grid.interpolate(p.__getitem__, tasks))
     for state in states:
         p = probabilities(state.view)
         if learner.sampler.interpolate:

@@ -64,7 +64,7 @@ def test_degrees_become_radians_in_tasks_only():
 @given(grids, st.integers(0, 2**32 - 1))
 def test_interpolation_meets_the_values_at_the_centres_and_keeps_constants(grid, seed):
     values = jax.random.uniform(jax.random.key(seed), (grid.size,))
-    interpolate = jax.jit(grid.interpolate)
+    interpolate = jax.jit(lambda values, tasks: grid.interpolate(values.__getitem__, tasks))
     at_centres = interpolate(values, jax.jit(grid.centres)())
     np.testing.assert_allclose(np.asarray(at_centres), np.asarray(values), atol=1e-3)
     tasks = jax.jit(grid.sample_in)(jax.random.key(seed), np.arange(grid.size, dtype=np.int32))
@@ -82,7 +82,9 @@ def test_sampling_around_cells_follows_the_interpolated_density(grid, low_axis):
     counts = np.bincount(np.asarray(fine.locate(tasks)), minlength=fine.size)
     # Exact cell masses by averaging the interpolated density over a lattice inside each fine cell.
     lattice = fine.with_cells([12 * 8, 10 * 8])
-    density = np.asarray(grid.interpolate(p, lattice.centres())).reshape(12, 8, 10, 8).mean(axis=(1, 3)).ravel()
+    density = (
+        np.asarray(grid.interpolate(p.__getitem__, lattice.centres())).reshape(12, 8, 10, 8).mean(axis=(1, 3)).ravel()
+    )
     expected = density / density.sum() * n
     assert stats.chisquare(counts, expected).pvalue > 1e-3
     axis = {"a": 0, "b": 1}[low_axis]

@@ -76,4 +76,4 @@ def test_a_run_of_a_group_is_saved_without_the_others_and_goes_on_to_the_bit(lea
         with pytest.raises(CheckpointError, match="sampler is missing"):
             programs.restore([saved[0], saved[0], saved[2]])
         results = programs.evaluate(states)
-        assert results["eval"]["loss"].shape[1:] == (4, 2)
+        assert results["eval"].results["loss"].shape[1:] == (4, 2)

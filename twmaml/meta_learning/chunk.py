@@ -8,8 +8,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from twmaml.meta_learning.learner import MetaLearner, RunState
 from twmaml.samplers.base import Draw
-from twmaml.samplers.cells import is_distribution
-from twmaml.space.priority_queue import queue_metrics
+from twmaml.space.priority_queue import queue_metrics, shown_cells
 from twmaml.types import Outcome
 
 
@@ -22,6 +21,9 @@ class Chunk(NamedTuple):
     first_failure: Int[Array, ""]
     """First step with a non-finite loss or an invalid score; `NO_FAILURE` if none. Weights and probabilities are
     checked after the last step only."""
+    losses: Float[Array, " shown"]
+    """Of the queue after the last step (`shown_cells`)."""
+    visits: Int[Array, " shown"]
 
 
 NO_FAILURE = jnp.iinfo(jnp.int32).max
@@ -47,23 +49,23 @@ def train_chunk(
     sums = jax.tree.map(jnp.zeros_like, jax.eval_shape(_step_metrics, *draw_and_outcomes))
     carry = (state, sums, jnp.float32(0), jnp.int32(NO_FAILURE))
     state, sums, largest_weight, first_failure = jax.lax.fori_loop(0, steps, body, carry)
-    p = learner.sampler.probabilities(learner.family.grid, state.view)
-    first_failure = jnp.minimum(first_failure, jnp.where(_is_sound(state, p), NO_FAILURE, state.step))
-    entropy = -jnp.sum(jax.scipy.special.xlogy(p, p))  # of the sampler's distribution, in nats
+    entropy = learner.sampler.entropy(learner.family.grid, state.view)
+    first_failure = jnp.minimum(first_failure, jnp.where(_is_sound(state, entropy), NO_FAILURE, state.step))
+    shown = shown_cells(state.queue)
     metrics = {
         **{name: total / steps for name, total in sums.items()},
         "weights/max": largest_weight,
-        **queue_metrics(state.queue),
+        **queue_metrics(shown),
         "queue/entropy": jnp.where(learner.sampler.selects, jnp.nan, entropy),
         **{f"sampler/{name}": value for name, value in learner.sampler.metrics(state.view).items()},
     }
-    return state, Chunk(metrics, first_failure)
+    return state, Chunk(metrics, first_failure, shown.losses, shown.visits)
 
 
-def _is_sound(state: RunState, p: Float[Array, " cells"]) -> Bool[Array, ""]:
+def _is_sound(state: RunState, entropy: Float[Array, ""]) -> Bool[Array, ""]:
     """Whether the last update has left finite parameters and a distribution over cells."""
     finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state.meta_params)]
-    return jnp.all(jnp.stack([*finite, is_distribution(p)]))
+    return jnp.all(jnp.stack([*finite, ~jnp.isnan(entropy)]))
 
 
 def _step_metrics(draw: Draw, outcomes: Outcome) -> dict[str, Float[Array, ""]]:

@@ -12,6 +12,7 @@ from twmaml.adaptation.base import adaptation_path, bind
 from twmaml.meta_learning.learner import MetaLearner
 from twmaml.models.base import HasProtocol
 from twmaml.space.grid import ParameterGrid
+from twmaml.space.priority_queue import PriorityQueue
 from twmaml.types import Fast, MetaParams, Metric
 
 # Training splits the key of its seed in two; folding in another number first leaves that family of keys.
@@ -25,6 +26,17 @@ class EvaluationTasks(NamedTuple):
     keys: Key[Array, " tasks"]
     cells: Int[Array, " tasks"] | None
     """The cell of the queue that holds each task; None where the queue has another grid."""
+
+
+class Judgement(NamedTuple):
+    """The figures of one evaluation; those of all runs have a leading axis of runs."""
+
+    results: dict[str, Float[Array, "tasks steps"]]
+    """Every task's score (`loss`) and metrics by key, after 0, 1, ... inner steps."""
+    queue_losses: Float[Array, " tasks"] | None
+    """The queue's loss for the cell of each task; None where it has no cells for them."""
+    visits: Int[Array, " tasks"] | None
+    """How often that cell had been drawn; None likewise."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +89,13 @@ class Evaluation:
         tasks = jnp.repeat(self.grid.centres(), self.draws, axis=0)
         cells = None if self.queue_grid is None else self.queue_grid.locate(tasks)
         return EvaluationTasks(tasks, jax.random.split(key, tasks.shape[0]), cells)
+
+    def judge(
+        self, meta_params: MetaParams, queue: PriorityQueue, fixed: EvaluationTasks, data: PyTree[Array] = ()
+    ) -> Judgement:
+        """The results, and what the queue holds for the cells of the tasks."""
+        results, cells = self.results(meta_params, fixed, data), fixed.cells
+        return Judgement(results, *((None, None) if cells is None else (queue.losses[cells], queue.visits[cells])))
 
     def results(
         self, meta_params: MetaParams, fixed: EvaluationTasks, data: PyTree[Array] = ()

@@ -1,7 +1,7 @@
 """The base class of samplers: from what is known to a distribution over cells, and the draw from it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, NamedTuple
 
 import jax
@@ -9,12 +9,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 from pydantic import Field
 
-from twmaml.samplers.cells import draw_cells
+from twmaml.samplers.cells import draw_cells, is_distribution
 from twmaml.space.grid import ParameterGrid
 from twmaml.space.priority_queue import PriorityQueue
 from twmaml.types import Step
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+Probability = Callable[[Int[Array, " tasks"]], Float[Array, " tasks"]]
+"""The probability of each of some cells."""
 
 
 class Draw(NamedTuple):
@@ -72,17 +76,28 @@ class Sampler(ABC):
         `importance`; its mean over draws is 1.
         """
         key_cells, key_tasks = jax.random.split(key)
-        p = self.probabilities(grid, view)
-        cells = draw_cells(key_cells, p, n)
+        cells, probability = self.draw_cells(key_cells, grid, view, n)
         if self.interpolate:
             tasks = grid.sample_around(key_tasks, cells)
             cells = grid.locate(tasks)
-            density = grid.interpolate(p, tasks)
+            density = grid.interpolate(probability, tasks)
         else:
             tasks = grid.sample_in(key_tasks, cells)
-            density = p[cells]
+            density = probability(cells)
         weights = 1 / (grid.size * density) if self.importance else jnp.ones(n)
         return Draw(tasks, cells, weights)
+
+    def draw_cells(
+        self, key: Key[Array, ""], grid: ParameterGrid, view: View, n: int
+    ) -> tuple[Int[Array, " tasks"], Probability]:
+        """`n` independent cells from the distribution, and the probability of any cell."""
+        p = self.probabilities(grid, view)
+        return draw_cells(key, p, n), lambda cells: p[cells]
+
+    def entropy(self, grid: ParameterGrid, view: View) -> Float[Array, ""]:
+        """That of the distribution, in nats; NaN if it is none."""
+        p = self.probabilities(grid, view)
+        return jnp.where(is_distribution(p), -jnp.sum(jax.scipy.special.xlogy(p, p)), jnp.nan)
 
     def weigh(self, report: Report, view: View) -> Float[Array, " tasks"]:
         """The weight of each loss of the batch; that of the draw unless the losses are to decide.

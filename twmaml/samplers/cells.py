@@ -7,18 +7,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
 
-def fill_unknown(signal: Float[Array, " cells"], initial: float | None) -> Float[Array, " cells"]:
-    """The signal, with the initial priority, or the mean of the known cells, where it is NaN."""
-    unknown = jnp.isnan(signal)
-    signal = jnp.minimum(jnp.where(unknown, 0, signal), 1e30)  # no sum over cells can overflow
-    if initial is None:
-        known = signal.size - jnp.sum(unknown)
-        fill = jnp.where(known > 0, jnp.sum(signal) / jnp.maximum(known, 1), 1)
-    else:
-        fill = jnp.float32(initial)
-    return jnp.where(unknown, fill, signal)
-
-
 def is_distribution(p: Float[Array, " cells"]) -> Bool[Array, ""]:
     """Whether no probability is negative or NaN and they sum to 1, up to what rounding may do to many."""
     return jnp.all(p >= 0) & (jnp.abs(jnp.sum(p) - 1) < 0.01)
@@ -35,7 +23,12 @@ def draw_cells(key: Key[Array, ""], p: Float[Array, " cells"], n: int) -> Int[Ar
     blocks = jnp.pad(p, (0, -p.size % width)).reshape(-1, width)
     block_bits, cell_bits = jax.random.bits(key, (2, n, 1), jnp.uint32)
     block = _find(_thresholds(jnp.sum(blocks, axis=1)), block_bits)
-    return block * width + _find(_thresholds(blocks[block]), cell_bits)
+    return block * width + draw_in_each(cell_bits, blocks[block])
+
+
+def draw_in_each(bits: UInt32[Array, "tasks 1"], p: Float[Array, "tasks choices"]) -> Int[Array, " tasks"]:
+    """A choice from each of several distributions, which need not be normalised, by a random number for each."""
+    return _find(_thresholds(p), bits)
 
 
 def _thresholds(p: Float[Array, "*tasks choices"]) -> UInt32[Array, "*tasks choices"]:

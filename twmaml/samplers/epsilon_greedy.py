@@ -9,14 +9,14 @@ from jaxtyping import Array, Float
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from twmaml.samplers.base import Sampler, View
-from twmaml.samplers.cells import fill_unknown
-from twmaml.space.grid import ParameterGrid
+from twmaml.samplers.additive import Additive, fill_of
+from twmaml.samplers.base import View
+from twmaml.samplers.sum_tree import Totals
 from twmaml.types import PositiveReal, Schedule
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True))
-class EpsilonGreedy(Sampler):
+class EpsilonGreedy(Additive):
     """p = ε/N + (1-ε)/M on the M cells of the largest loss, ε/N elsewhere.
 
     Args:
@@ -28,6 +28,7 @@ class EpsilonGreedy(Sampler):
     epsilon: Any
     burn_in: bool = False
     initial: PositiveReal | None = None
+    signal = "losses"
 
     def __post_init__(self) -> None:
         if isinstance(self.epsilon, str) or not (callable(self.epsilon) or isinstance(self.epsilon, int | float)):
@@ -46,16 +47,16 @@ class EpsilonGreedy(Sampler):
         """ε as a function of the meta-step."""
         return self.epsilon if callable(self.epsilon) else lambda step: jnp.float32(self.epsilon)
 
-    def probabilities(self, grid: ParameterGrid, view: View) -> Float[Array, " cells"]:
+    def shares(self, part: Totals, whole: Totals, view: View) -> Float[Array, "*sets"]:
         """ε-greedy over the losses; during the burn-in uniform over the unvisited cells."""
-        queue = view.queue
-        priority = fill_unknown(queue.losses, self.initial)
-        largest = priority == jnp.max(priority)
-        epsilon = self.schedule(view.step)
-        p = epsilon / grid.size + (1 - epsilon) * largest / jnp.sum(largest)
+        fill, epsilon = fill_of(whole, self.initial), self.schedule(view.step)
+        highest = jnp.maximum(whole.largest, jnp.where(whole.unknown > 0, fill, -jnp.inf))
+        best, all_best = (
+            each.of_largest * (each.largest == highest) + each.unknown * (fill == highest) for each in (part, whole)
+        )
+        p = epsilon * (part.cells / whole.cells) + (1 - epsilon) * (best / all_best)
         if self.burn_in:
-            unvisited = queue.visits == 0
-            p = jnp.where(jnp.any(unvisited), unvisited / jnp.maximum(jnp.sum(unvisited), 1), p)
+            p = jnp.where(whole.unknown > 0, part.unknown / jnp.maximum(whole.unknown, 1), p)
         return p
 
     def metrics(self, view: View) -> Mapping[str, Array]:

@@ -7,14 +7,14 @@ from jaxtyping import Array, Float
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from twmaml.samplers.base import Fraction, Sampler, View
-from twmaml.samplers.cells import fill_unknown
-from twmaml.space.grid import ParameterGrid
+from twmaml.samplers.additive import Additive, fill_of
+from twmaml.samplers.base import Fraction, View
+from twmaml.samplers.sum_tree import Totals
 from twmaml.types import PositiveReal
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
-class Proportional(Sampler):
+class Proportional(Additive):
     """p = (1-f) priority/Σpriority + f/N with uniform fraction f; weight (1/N)/p <= 1/f with `importance`.
 
     Args:
@@ -33,10 +33,10 @@ class Proportional(Sampler):
     initial: PositiveReal | None = None
     remedy = "raise sampler.uniform_fraction"
 
-    def probabilities(self, grid: ParameterGrid, view: View) -> Float[Array, " cells"]:
+    def shares(self, part: Totals, whole: Totals, view: View) -> Float[Array, "*sets"]:
         """Proportional to the signal, over a uniform floor; uniform where all priorities are zero."""
-        del grid
-        priority = fill_unknown(getattr(view.queue, self.signal), self.initial)
-        cells, total = priority.size, jnp.sum(priority)
-        share = jnp.where(total > 0, priority / total, 1 / cells)
-        return (1 - self.uniform_fraction) * share + self.uniform_fraction / cells
+        del view
+        fill, uniform = fill_of(whole, self.initial), part.cells / whole.cells
+        priority, all_priority = (each.total + each.unknown * fill for each in (part, whole))
+        share = jnp.where(all_priority > 0, priority / all_priority, uniform)
+        return (1 - self.uniform_fraction) * share + self.uniform_fraction * uniform

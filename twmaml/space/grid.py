@@ -1,7 +1,7 @@
 """The task-parameter space cut into equal cells, and the way from a cell to a task and back."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -93,17 +93,19 @@ class ParameterGrid:
         index = jnp.clip(inside, 0, jnp.array(self.shape, jnp.int32) - 1)
         return self._ravel(index)
 
-    def interpolate(self, values: Float[Array, " cells"], tasks: Float[Array, "tasks axes"]) -> Float[Array, " tasks"]:
-        """Multilinear interpolation of values at the cells' centres; constant beyond the outermost centres."""
+    def interpolate(
+        self, value: Callable[[Int[Array, " tasks"]], Float[Array, " tasks"]], tasks: Float[Array, "tasks axes"]
+    ) -> Float[Array, " tasks"]:
+        """Multilinear interpolation of the values of cells at their centres; constant beyond the outermost centres."""
         position = self._position(tasks) - 0.5
         below = jnp.floor(position)
         fraction = position - below
-        total = jnp.zeros(tasks.shape[0], values.dtype)
+        total = jnp.zeros(tasks.shape[0])
         for corner in np.ndindex(*(2,) * len(self.shape)):
             upper = jnp.array(corner, jnp.int32)
             index = jnp.clip(below.astype(jnp.int32) + upper, 0, jnp.array(self.shape, jnp.int32) - 1)
             share = jnp.prod(jnp.where(upper == 1, fraction, 1 - fraction), axis=1)
-            total = total + share * values[self._ravel(index)]
+            total = total + share * value(self._ravel(index))
         return total
 
     def _unravel(self, cells: Int[Array, " tasks"]) -> Float[Array, "tasks axes"]:

@@ -2,10 +2,15 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from twmaml.types import Step
+
+SHOWN = 2**15
+"""Cells that the logged figures of a queue are of, at most."""
 
 
 class PriorityQueue(NamedTuple):
@@ -50,6 +55,14 @@ def record(
         visits=queue.visits.at[cells].add(1),
         last_visit=queue.last_visit.at[cells].set(step.astype(jnp.int32)),
     )
+
+
+def shown_cells(queue: PriorityQueue) -> PriorityQueue:
+    """The cells that the logged figures are of: all, or 32,768 chosen at random, the same ones at all times."""
+    if queue.losses.size <= SHOWN:
+        return queue
+    chosen = np.sort(np.random.default_rng(0).choice(queue.losses.size, SHOWN, replace=False))
+    return jax.tree.map(lambda each: each[chosen], queue)
 
 
 def queue_metrics(queue: PriorityQueue) -> dict[str, Float[Array, ""]]:

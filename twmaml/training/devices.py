@@ -29,7 +29,7 @@ def compile_program(program: Any, level: int) -> Any:
     return program.compile(options if jax.default_backend() == "cpu" else None)
 
 
-def over_runs(program: Callable[[Any, Any], Any], sharding: NamedSharding) -> Any:
+def over_runs(program: Callable[[Any, Any], Any], sharding: NamedSharding, reuse: bool = False) -> Any:
     """The program of one run, for many: the first argument and the result gain a leading axis of runs.
 
     The runs, whose number must be a multiple of the devices', are spread over the devices; on each, one run after
@@ -38,6 +38,7 @@ def over_runs(program: Callable[[Any, Any], Any], sharding: NamedSharding) -> An
     Args:
         program: of a run's part, and of what all runs share.
         sharding: of the runs (`shard_runs`).
+        reuse: takes a third argument, arrays like the results (or some of them), whose memory the results take.
     """
     everywhere = PartitionSpec()
 
@@ -52,7 +53,16 @@ def over_runs(program: Callable[[Any, Any], Any], sharding: NamedSharding) -> An
         out_specs=sharding.spec,
         check_vma=False,
     )
-    return jax.jit(many, in_shardings=(sharding, NamedSharding(sharding.mesh, everywhere)), out_shardings=sharding)
+    shardings = (sharding, NamedSharding(sharding.mesh, everywhere))
+    if not reuse:
+        return jax.jit(many, in_shardings=shardings, out_shardings=sharding)
+    return jax.jit(
+        lambda part, shared, _: many(part, shared),
+        in_shardings=(*shardings, sharding),
+        out_shardings=sharding,
+        donate_argnums=2,
+        keep_unused=True,
+    )
 
 
 def shard_runs(runs: int, task_devices: int = 1) -> NamedSharding:

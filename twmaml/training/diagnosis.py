@@ -33,14 +33,14 @@ def end_failed(
             failing.setdefault(int(chunk.first_failure[run.index]), []).append(run)
     for failure, failed in failing.items():
         before, replayed = (states, None) if failure == step else programs.advance(states, failure - step)
-        results = programs.evaluate(before)
+        judged = programs.evaluate(before)
         for run in failed:
             with run.isolating_failures():
-                statistics = run.judge(failure, results, before)
+                statistics = run.judge(failure, judged)
                 if replayed is None:  # the row of this step is written already
                     run.result.latest |= statistics
                 else:
-                    run.log(failure, {**run.row(replayed, before), **statistics})
+                    run.log(failure, {**run.row(replayed), **statistics})
                 run.draw(before, drawing)
         for run in running(failed):
             with run.isolating_failures():

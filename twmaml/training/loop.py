@@ -45,20 +45,21 @@ def train(
         progress.update("training", [run.result for run in runs])
         # A sampler may be wrong at once.
         end_failed(programs, runs, states, step, programs.advance(states, 0)[1], seconds, drawing)
+        before = None
         while running(runs):
             if ending := [run for run in running(runs) if run.at_end or stop.asked]:
                 _end(programs, runs, ending, states, step, plan, progress, seconds, writing, drawing)
                 continue
-            before, previous, step = states, step, plan.next_stop(step)
+            used, before, previous, step = before, states, step, plan.next_stop(step)
             began = time.perf_counter()
-            states, chunk = programs.advance(before, step - previous)
+            states, chunk = programs.advance(before, step - previous, used)
             seconds += time.perf_counter() - began
             end_failed(programs, runs, before, previous, chunk, seconds, drawing)
-            results = programs.evaluate(states) if plan.evaluates_at(step) and running(runs) else None
+            judged = programs.evaluate(states) if plan.evaluates_at(step) and running(runs) else None
             for run in running(runs):
                 with run.isolating_failures():
-                    row = run.row(chunk, states)
-                    run.log(step, row if results is None else {**row, **run.judge(step, results, states)})
+                    row = run.row(chunk)
+                    run.log(step, row if judged is None else {**row, **run.judge(step, judged)})
             progress.update("training", [run.result for run in runs])
             if step < plan.steps and (plan.saves_after(previous, step) or any(run.at_best for run in running(runs))):
                 _save(programs, runs, states, writing)  # of all, so that they can go on from the same step
@@ -73,10 +74,10 @@ def _start(
     if checkpoints:
         return programs.restore([checkpoint.arrays for checkpoint in checkpoints])
     states = programs.begin()
-    results = programs.evaluate(states)
+    judged = programs.evaluate(states)
     for run in runs:
         with run.isolating_failures():
-            run.log(0, run.judge(0, results, states))
+            run.log(0, run.judge(0, judged))
             run.first_unadapted_loss = float(np.median(run.losses[:, 0]))
     if any(run.at_best for run in running(runs)):
         _save(programs, runs, states, writing)
@@ -98,10 +99,10 @@ def _end(
     """Leaves whatever runs leave at their end, planned or not."""
     _save(programs, ending, states, writing)
     if not plan.evaluates_at(step):  # the checkpoint has the row without it, as a longer run would
-        results = programs.evaluate(states)
+        judged = programs.evaluate(states)
         for run in running(ending):
             with run.isolating_failures():
-                run.amend(run.judge(step, results, states))
+                run.amend(run.judge(step, judged))
     progress.update("drawing", [run.result for run in runs])
     _draw(ending, states, drawing)
     for run in running(ending):

@@ -49,6 +49,10 @@ class OneOf(Sampler):
 
         return self._switch(draw, view, key)
 
+    def entropy(self, grid: ParameterGrid, view: View) -> Float[Array, ""]:
+        """The entropy of the chosen one."""
+        return self._switch(lambda each, view: jnp.float32(each.entropy(grid, view)), view)
+
     def weigh(self, report: Report, view: View) -> Float[Array, " tasks"]:
         """The weights of the chosen one."""
         if not self._overridden("weigh"):

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PyTree
 
 from twmaml.meta_learning.chunk import Chunk, train_chunk
-from twmaml.meta_learning.evaluation import Evaluation, EvaluationTasks
+from twmaml.meta_learning.evaluation import Evaluation, EvaluationTasks, Judgement
 from twmaml.meta_learning.learner import MetaLearner, RunState
 from twmaml.meta_learning.random_numbers import as_loop_key
 from twmaml.samplers.base import Sampler, View
@@ -85,16 +85,17 @@ class Tracing:
 
         init = over_runs(lambda seed, _: group.with_sampler(jnp.int32(0)).init(seed), group.sharding)
         init = init.lower(group.seeds, None)
-        train = over_runs(train_one, group.sharding)
-        train = train.lower((group.indices, init.out_info), (jnp.int32(0), group.data["train"]))
+        train = over_runs(train_one, group.sharding, reuse=True)
+        shared = (jnp.int32(0), group.data["train"])
+        train = train.lower((group.indices, init.out_info), shared, init.out_info)
         self._states: RunState = init.out_info
         self._metric_names = [*train.out_info[1].metrics]
         self._training: Future[Any] = background.submit(compile_program, train, TRAINING)
         evaluations = group.evaluations
         fix = jax.jit(lambda: {n: e.tasks() for n, e in evaluations.items()}, out_shardings=group.everywhere).lower()
         evaluate = {
-            name: over_runs(lambda meta_params, shared, e=e: e.results(meta_params, *shared), group.sharding).lower(
-                init.out_info.meta_params, (fix.out_info[name], group.data[name])
+            name: over_runs(lambda state, shared, e=e: e.judge(*state, *shared), group.sharding).lower(
+                (init.out_info.meta_params, init.out_info.queue), (fix.out_info[name], group.data[name])
             )
             for name, e in evaluations.items()
         }
@@ -151,11 +152,11 @@ class Programs:
         return self._init(self._group.put(self._group.seeds), None)
 
     def save(self, states: RunState) -> list[dict[str, np.ndarray]]:
-        """The leaves of every run's state by name, of the samplers' states only the run's own."""
+        """Copies of the leaves of every run's state by name, of the samplers' states only the run's own."""
         shared = {name: np.asarray(leaf) for name, leaf in pack(states._replace(sampler=())).items()}
         own = [{name: np.asarray(leaf) for name, leaf in pack({"sampler": each}).items()} for each in states.sampler]
         return [
-            {name: np.asarray(leaf[row]) for name, leaf in {**shared, **own[member]}.items()}
+            {name: np.array(leaf[row]) for name, leaf in {**shared, **own[member]}.items()}
             for row, member in enumerate(self._group.members)
         ]
 
@@ -178,15 +179,24 @@ class Programs:
         state = unpack(template, stacked)
         return group.put(state._replace(sampler=sampler, key=as_loop_key(jax.random.key_data(state.key))))
 
-    def advance(self, states: RunState, steps: int) -> tuple[RunState, Chunk]:
-        """So many meta-steps: the states on the devices, the chunk on the host."""
-        states, chunk = self._train((self._group.indices, states), (jnp.int32(steps), self._group.data["train"]))
+    def advance(self, states: RunState, steps: int, used: RunState | None = None) -> tuple[RunState, Chunk]:
+        """So many meta-steps: the states on the devices, the chunk on the host.
+
+        Args:
+            states: to go on from; they stay as they are.
+            steps: how many.
+            used: states that nobody needs any more; the new ones take their place, as fresh memory for a large queue
+                takes longer than the copy.
+        """
+        used = self.begin() if used is None else used
+        shared = (jnp.int32(steps), self._group.data["train"])
+        states, chunk = self._train((self._group.indices, states), shared, used)
         return states, jax.device_get(chunk)
 
-    def evaluate(self, states: RunState) -> dict[str, dict[str, Float[np.ndarray, "runs tasks steps"]]]:
-        """Every metric of every split on the fixed tasks after 0, 1, ... inner steps."""
+    def evaluate(self, states: RunState) -> dict[str, Judgement]:
+        """Each split's figures of all runs."""
         results = {
-            name: program(states.meta_params, (self.tasks[name], self._group.data[name]))
+            name: program((states.meta_params, states.queue), (self.tasks[name], self._group.data[name]))
             for name, program in self._evaluate.items()
         }
         return jax.tree.map(np.asarray, results)
@@ -196,7 +206,7 @@ class Programs:
     ) -> tuple[PriorityQueue, Float[np.ndarray, " cells"], np.ndarray, dict[str, np.ndarray]]:
         """One run as figures show it: its queue, its distribution over cells, some tasks and their pictures."""
         shown = (self._group.indices, states.meta_params, states.view)
-        index, meta_params, view = jax.tree.map(lambda leaf: np.asarray(leaf)[row], shown)
+        index, meta_params, view = jax.tree.map(lambda leaf: np.array(np.asarray(leaf)[row]), shown)
         drawn = self._illustrate.result()(index, meta_params, view, self._group.data["eval"])
         return view.queue, *jax.device_get(drawn)
 

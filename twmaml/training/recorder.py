@@ -12,6 +12,7 @@ import numpy as np
 
 from twmaml.errors import explain
 from twmaml.meta_learning.chunk import Chunk
+from twmaml.meta_learning.evaluation import Judgement
 from twmaml.meta_learning.learner import RunState
 from twmaml.statistics import VALIDATION, rank_correlation
 from twmaml.storage import pictures_file, summary
@@ -108,12 +109,11 @@ class Recorder:
             self._metrics.close()
             self._wandb.finish(self.result.latest, exit_code=1)
 
-    def row(self, chunk: Chunk, states: RunState) -> dict[str, float]:
+    def row(self, chunk: Chunk) -> dict[str, float]:
         """The row that a chunk leaves."""
-        losses, visits = np.asarray(states.queue.losses), np.asarray(states.queue.visits)
         own = {n: float(v[self.index]) for n, v in chunk.metrics.items() if n in self._metrics.columns}
         # On the host: ranks need sorting, which a CPU's compiled programs do 50 times slower than NumPy.
-        losses, visits = losses[self.index], visits[self.index]
+        losses, visits = (np.asarray(each)[self.index] for each in (chunk.losses, chunk.visits))
         return own | {_CORRELATION: rank_correlation(losses[visits > 0], visits[visits > 0])}
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -131,17 +131,16 @@ class Recorder:
         self._validation = self._validation.after(self._metrics.last)
         self._wandb.log(self.result.step, metrics)
 
-    def judge(self, step: int, results: Results, states: RunState) -> dict[str, float]:
+    def judge(self, step: int, judged: Mapping[str, Judgement]) -> dict[str, float]:
         """Saves an evaluation; its statistics.
 
         Args:
             step: of the evaluation.
-            results: of all runs.
-            states: of all runs.
+            judged: of all runs, by split.
         """
-        self._results = jax.tree.map(lambda values: values[self.index], results)
-        queue = jax.tree.map(lambda leaf: np.asarray(leaf)[self.index], states.queue)
-        write_results(self.folder, step, self._results, self._shared.evaluations, self._programs.tasks, queue)
+        own = jax.tree.map(lambda values: values[self.index], dict(judged))
+        self._results = {split: jax.tree.map(np.asarray, each.results) for split, each in own.items()}
+        write_results(self.folder, step, own, self._shared.evaluations, self._programs.tasks)
         return summarize_splits(self._results, self._shared.evaluations)
 
     def save(self, leaves: Mapping[str, np.ndarray], writing: Executor) -> None:

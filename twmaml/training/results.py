@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import jax
 import numpy as np
 
-from twmaml.meta_learning.evaluation import Evaluation, EvaluationTasks
-from twmaml.space.priority_queue import PriorityQueue
+from twmaml.meta_learning.evaluation import Evaluation, EvaluationTasks, Judgement
 from twmaml.statistics import summarize
 from twmaml.storage.evaluation_file import EvaluationRecord, path_of, write
 
@@ -48,21 +48,19 @@ def unpack_results(arrays: Mapping[str, np.ndarray]) -> Results:
 def write_results(
     folder: Path,
     step: int,
-    results: Results,
+    judged: Mapping[str, Judgement],
     evaluations: Mapping[str, Evaluation],
     tasks: Mapping[str, EvaluationTasks],
-    queue: PriorityQueue,
 ) -> None:
     """Writes the evaluation of every split of the run in a folder."""
     for split, evaluation in evaluations.items():
-        fixed = tasks[split]
-        cells = None if fixed.cells is None else np.asarray(fixed.cells)
+        own = jax.tree.map(np.asarray, judged[split])
         record = EvaluationRecord(
             grid=evaluation.grid,
             metrics=evaluation.metrics,
-            values=results[split],
-            tasks=np.asarray(fixed.tasks) / evaluation.grid.scale,
-            queue_losses=None if cells is None else np.asarray(queue.losses)[cells],
-            visits=None if cells is None else np.asarray(queue.visits)[cells],
+            values=own.results,
+            tasks=np.asarray(tasks[split].tasks) / evaluation.grid.scale,
+            queue_losses=own.queue_losses,
+            visits=own.visits,
         )
         write(path_of(folder, step, split), record)
