@@ -13,6 +13,7 @@ from twmaml.analysis.sheet import in_rows, lines_in, sheet, when, wrapped
 from twmaml.figures.panels import (
     add_colour_bar,
     colours_for,
+    listed,
     marginalise,
     norm_of,
     rooms_of,
@@ -46,7 +47,7 @@ def draw_heatmaps(comparison: Comparison) -> Figure:
     places = iter(rows)
     for view in views:
         over = [name for name in grid.names if name not in view]
-        suffix = f", mean over {' and '.join(over)}" if over else ""
+        suffix = f", mean over {listed(over)}" if over else ""
         for batch in batches:
             for kind, values in kinds.items():
                 row = _Row(comparison, batch, view, f"{kind}{suffix}", signed=values is differences)
@@ -75,7 +76,7 @@ class _Row:
             if name not in maps:
                 axes.set_axis_off()
                 continue
-            mesh = show_grid(axes, self._grid, maps[name], self._view, **style)
+            mesh = show_grid(axes, self._grid, shown[name], self._view, **style)
             set_title(axes, f"{wrapped(name)}\n{self._label}")
             if mesh is None:
                 self._finish_line(axes, shown[name], every)

@@ -31,6 +31,9 @@ UNITS = {"deg": "°"}
 _LETTERS = 16
 """Letters of a tick's label; the rest of a longer name is left out."""
 
+_MOST_CELLS = 512
+"""Cells along an axis of a panel of the queue."""
+
 _TICK_SIZE = 7.5
 """Font size of the labels of ticks that are names."""
 
@@ -108,15 +111,38 @@ def views_of(grid: ParameterGrid) -> list[tuple[str, ...]]:
 def marginalise(grid: ParameterGrid, values: np.ndarray, view: tuple[str, ...]) -> np.ndarray:
     """Mean over the axes that are not in view, of the values that are known; NaN where none is."""
     hidden = tuple(i for i, name in enumerate(grid.names) if name not in view)
-    known = ~np.isnan(values.reshape(grid.shape))
-    total = np.where(known, values.reshape(grid.shape), 0).sum(axis=hidden)
-    count = known.sum(axis=hidden)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    values = values.reshape(grid.shape)
+    known = ~np.isnan(values)
+    return _mean(values.sum(axis=hidden, where=known, dtype=float), known.sum(axis=hidden))
 
 
-def show_grid(axes: Axes, grid: ParameterGrid, values: np.ndarray, view: tuple[str, ...], **style: Any) -> Any:
-    """Values over the grid as a heatmap over two of its axes (a line over one), averaged over the others."""
-    marginal = marginalise(grid, values, view)
+def _mean(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as a sentence has them: a, b and c."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def coarsen(grid: ParameterGrid, marginal: np.ndarray, view: tuple[str, ...]) -> tuple[ParameterGrid, np.ndarray]:
+    """A grid of at most 512 cells along an axis, and what it shows: the mean of the known values in each of its cells.
+
+    More than a panel has pixels for takes long to draw, and what is known of few cells would not be seen.
+    """
+    known = ~np.isnan(marginal)
+    total, count = np.where(known, marginal, 0), known.astype(int)
+    for i, name in enumerate(view):
+        cells = grid.axes[name].cells
+        if cells > _MOST_CELLS and grid.axes[name].continuous:
+            starts = np.arange(_MOST_CELLS) * cells // _MOST_CELLS
+            total, count = (np.add.reduceat(each, starts, axis=i) for each in (total, count))
+    shown = [min(axis.cells, _MOST_CELLS) if axis.continuous else axis.cells for axis in grid.axes.values()]
+    return grid.with_cells(shown), _mean(total, count)
+
+
+def show_grid(axes: Axes, grid: ParameterGrid, marginal: np.ndarray, view: tuple[str, ...], **style: Any) -> Any:
+    """Values over one or two axes of the grid (`marginalise`), as a line or a heatmap."""
     edges = [grid.axes[name].edges() for name in view]
     axes.set_xlabel(axis_label(grid, view[0]))
     use_ticks(axes.xaxis, grid.axes[view[0]])

@@ -14,8 +14,10 @@ from matplotlib.figure import Figure
 from twmaml.figures.panels import (
     COLOURS,
     add_colour_bar,
+    coarsen,
     colours_for,
     describe_task,
+    listed,
     make_panels,
     marginalise,
     norm_of,
@@ -115,7 +117,8 @@ def draw_all(data: FigureData, folder: Path, figures: Mapping[str, Draw] | None 
             figure = draw(data)
             if figure is None:
                 continue
-            figure.suptitle(f"{data.title}: {name.replace('_', ' ')}", x=0.01, ha="left", fontweight="bold")
+            title, top = f"{data.title}: {name.replace('_', ' ')}", 1 - 0.1 / figure.get_figheight()
+            figure.suptitle(title, x=0.01, y=top, ha="left", va="top", fontweight="bold")
             with whole_file(folder / f"{name}.png") as partial:
                 figure.savefig(partial, format="png", dpi=120)
             drawn.paths.append(folder / f"{name}.png")
@@ -136,20 +139,20 @@ def draw_queue(data: FigureData) -> Figure:
     rows = {
         f"latest {label_of(data.splits['eval'].metrics[0])}": np.asarray(data.queue.losses),
         "its latest change": np.asarray(data.queue.deltas),
-        "visits": np.asarray(data.queue.visits, float),
+        "visits": np.asarray(data.queue.visits),
         "probability × cells": data.probabilities * grid.size,
     }
     views, (beside, below) = views_of(grid), rooms_of(grid)
-    size = {"left": 0.75 + beside, "bottom": 0.5 + below, "right": 0.9}
+    size = {"left": 0.75 + beside, "bottom": 0.5 + below, "right": 0.9, "top": _title_room(grid)}
     figure, panels = make_panels(len(views), len(rows), 4.4 + beside, 3.3 + below, **size)
     for row, view in zip(panels, views, strict=True):
         for axes, (name, values) in zip(row, rows.items(), strict=True):
-            known = marginalise(grid, values, view)
-            known = known[~np.isnan(known)]
+            coarse, marginal = coarsen(grid, marginalise(grid, values, view), view)
+            known = marginal[~np.isnan(marginal)]
             # A few cells that stick out would leave everything else in one colour.
             most = np.quantile(known, 0.98) if known.size else 1.0
             capped = known.size > 0 and most < known.max() and len(view) > 1
-            mesh = show_grid(axes, grid, values, view, **({"vmax": most} if capped else {}))
+            mesh = show_grid(axes, coarse, marginal, view, **({"vmax": most} if capped else {}))
             set_title(axes, name + _mean_over(grid, view))
             if mesh is not None:
                 add_colour_bar(axes, mesh, extend="max" if capped else "neither")
@@ -157,16 +160,21 @@ def draw_queue(data: FigureData) -> Figure:
 
 
 def _mean_over(grid: ParameterGrid, view: Sequence[str]) -> str:
-    """The part of a title that names the axes which a panel does not show."""
+    """The part of a title that names the axes which a panel does not show, several of them on a line of its own."""
     others = [name for name in grid.names if name not in view]
-    return f", mean over {' and '.join(others)}" if others else ""
+    return f"{', ' if len(others) == 1 else chr(10)}mean over {listed(others)}" if others else ""
+
+
+def _title_room(grid: ParameterGrid) -> float:
+    """Inches above a panel."""
+    return 0.3 if len(grid.names) < 4 else 0.48
 
 
 def draw_evaluation(data: FigureData, split: str = "eval") -> Figure:
     """Each metric over the grid after the last inner step, and its distribution over the tasks."""
     judged = data.splits[split]
     views, (beside, below) = views_of(judged.grid), rooms_of(judged.grid)
-    size = {"left": 0.75 + beside, "bottom": 0.5 + below, "right": 1.0}
+    size = {"left": 0.75 + beside, "bottom": 0.5 + below, "right": 1.0, "top": _title_room(judged.grid)}
     figure, rows = make_panels(len(judged.metrics), len(views) + 1, 5.0 + beside, 4.0 + below, **size, foot=0.25)
     diverged = diverged_tasks(judged.values[SCORE])
     for (*maps, distribution), metric in zip(rows, judged.metrics, strict=True):
@@ -184,12 +192,13 @@ def _note(figure: Figure, text: str) -> None:
 def _draw_maps(judged: Judged, metric: Metric, maps: Sequence[Axes], diverged: np.ndarray) -> None:
     grid, views, values = judged.grid, views_of(judged.grid), judged.of(metric)
     cells = cell_means(values[:, -1], diverged, judged.draws)
-    shown = np.concatenate([marginalise(grid, cells, view).ravel() for view in views])
+    marginals = [marginalise(grid, cells, view) for view in views]
+    shown = np.concatenate([each.ravel() for each in marginals])
     style = {"norm": norm_of(shown, metric.logarithmic), "cmap": colours_for(metric)}
     centres = np.stack(np.unravel_index(np.arange(grid.size), grid.shape), axis=1)
     marked = centres[diverged.reshape(-1, judged.draws).any(axis=1)]
-    for axes, view in zip(maps, views, strict=True):
-        mesh = show_grid(axes, grid, cells, view, **(style if len(view) == 2 else {}))
+    for axes, view, marginal in zip(maps, views, marginals, strict=True):
+        mesh = show_grid(axes, grid, marginal, view, **(style if len(view) == 2 else {}))
         set_title(axes, f"after {values.shape[1] - 1} inner steps{_mean_over(grid, view)}")
         if mesh is None:
             axes.set_ylabel(label_of(metric))
