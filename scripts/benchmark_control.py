@@ -5,48 +5,35 @@ environments alone, trajectories of a policy in them, and the whole step, with a
 """
 
 import argparse
-import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import hydra
 import jax
 import jax.numpy as jnp
 import numpy as np
+from benchmark_loops import CompiledLoop, clock, compose, in_turn, pin, spread, steps_in
 from jaxtyping import Array, Key
 
-from twmaml.configuration.build import build_parts
-from twmaml.configuration.config_files import configuration_folder
-from twmaml.configuration.settings import read_settings
+from twmaml.configuration.build import Parts
 from twmaml.errors import ConfigurationError
-from twmaml.meta_learning.chunk import train_chunk
-from twmaml.meta_learning.learner import MetaLearner, RunState
+from twmaml.meta_learning.learner import MetaLearner
 from twmaml.tasks.control.rollouts import roll_out
+from twmaml.training.devices import TRAINING, compile_program
 
 ENVIRONMENTS = ("navigation", "cartpole", "pendulum", "half_cheetah", "ant")
 
 
-def build(overrides: Sequence[str]) -> MetaLearner:
-    """The parts that some overrides make."""
-    with hydra.initialize_config_dir(configuration_folder(), version_base="1.3"):
-        cfg = hydra.compose("train", list(overrides))
-    return build_parts(cfg, read_settings(cfg)).learner
-
-
 def seconds_of(program: Callable[[Any], Any], argument: Any, blocks: int, seconds: float) -> np.ndarray:
     """Seconds of one call in each of some blocks."""
-    # As the loop of a run is compiled.
-    options: Any = {"xla_backend_optimization_level": 2}
-    compiled = jax.jit(program).lower(argument).compile(options)
+    compiled = compile_program(jax.jit(program).lower(argument), TRAINING)
     jax.block_until_ready(compiled(argument))
 
     def time_calls(calls: int) -> float:
-        began = time.perf_counter()
+        began = clock()
         for _ in range(calls):
             jax.block_until_ready(compiled(argument))
-        return (time.perf_counter() - began) / calls
+        return (clock() - began) / calls
 
     calls = max(1, int(seconds / time_calls(1)))
     return np.array([time_calls(calls) for _ in range(blocks)])
@@ -100,25 +87,20 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="of a block")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="configuration")
     arguments = parser.parse_args()
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    pin(1)
     for name in arguments.environments:
         try:
-            learner = build([f"task={name}", "sampler=weighted", *arguments.set])
+            parts = compose([f"task={name}", "sampler=weighted", *arguments.set])
         except ConfigurationError as error:
             print(f"{name}: {error}")
             continue
-        print(measure(name, learner, arguments.blocks, arguments.seconds))
+        print(measure(name, parts, arguments.blocks, arguments.seconds))
 
 
-def measure(name: str, learner: MetaLearner, blocks: int, seconds: float) -> str:
+def measure(name: str, parts: Parts, blocks: int, seconds: float) -> str:
     """A line on one environment."""
-    chunk = 1 if name in ("half_cheetah", "ant") else 10
-
-    def train(state: RunState) -> Any:
-        return train_chunk(learner, state, jnp.int32(chunk))[0].meta_params
-
-    whole = seconds_of(train, learner.init(0), blocks, seconds) / chunk
+    learner, loop = parts.learner, CompiledLoop(parts)
+    whole = 1 / in_turn({name: (loop, steps_in(loop, seconds))}, blocks)[name]
     environment, key = learner.family.environment, jax.random.key(1)  # type: ignore[attr-defined]
     shape = (learner.meta_batch, environment.horizon, learner.shots)
     actions = jax.random.normal(key, (*shape, environment.actions))
@@ -131,16 +113,12 @@ def measure(name: str, learner: MetaLearner, blocks: int, seconds: float) -> str
     return "\n".join(
         [
             f"{name}, {trajectories} of {environment.horizon} actions:",
-            f"  {_spread(1 / whole)} meta-steps a second",
-            f"  {_spread(steps / alone / 1e6)} million environment steps a second",
-            f"  {_spread(steps / acting / 1e6)} million with a policy",
+            f"  {spread(1 / whole)} meta-steps a second",
+            f"  {spread(steps / alone / 1e6)} million environment steps a second",
+            f"  {spread(steps / acting / 1e6)} million with a policy",
             f"  {shares[0]:.0%} of the time outside the environment, {shares[1]:.0%} outside of trajectories",
         ]
     )
-
-
-def _spread(values: np.ndarray) -> str:
-    return f"{np.median(values):.3g} [{values.min():.3g}, {values.max():.3g}]"
 
 
 if __name__ == "__main__":
