@@ -104,7 +104,7 @@ def of_grids() -> list[Row]:
     for name, (amplitudes, phases) in GRIDS.items():
         cells = [f"task.amplitude.cells={amplitudes}", f"task.phase.cells={phases}"]
         large = CompiledLoop(compose(["task=sin2d", "sampler=weighted", *cells]))
-        without, rates = in_turn({"uniform": (small, 250), name: (large, 250)}, blocks=5).values()
+        without, rates = in_turn({"uniform": (small, 250), name: (large, 250)}, blocks=9).values()
         rows.append(Row(f"queue of {name} cells", 1e6 / rates - 1e6 / without, "µs"))
     return rows
 
@@ -182,26 +182,29 @@ def device_kind() -> str:
     return f"{kind} ({found.group(1)})" if found else kind
 
 
-def as_record(rows: Sequence[Row]) -> dict[str, Any]:
-    """The rows, and by what they were measured."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--exclude=*"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+def circumstances() -> dict[str, Any]:
+    """Everything besides the program that a measure depends on, and which program it is."""
+    describe = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    commit = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True, check=False)
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "jax": version("jax"),
         "device": pinned(device_kind)(),
         "cores": count_cores(),
         "commit": commit.stdout.strip(),
-        "rows": [
-            {"what": what, "unit": unit, "median": np.median(values), "min": min(values), "max": max(values)}
-            for what, values, unit in rows
-        ],
     }
 
 
+def summary(row: Row) -> dict[str, Any]:
+    """A row as it is written."""
+    what, values, unit = row
+    return {"what": what, "unit": unit, "median": np.median(values), "min": min(values), "max": max(values)}
+
+
 def compare(new: Mapping[str, Any], kept: Mapping[str, Any]) -> str:
-    """The ratio of two rows, and whether their ranges say that it is no chance."""
+    """The ratio of two rows, and whether their ranges say that it is no chance; nothing for differences around 0."""
+    if min(new["min"], kept["min"]) <= 0:
+        return ""
     ratio = f"{new['median'] / kept['median']:.2f}"
     if new["min"] <= kept["max"] and kept["min"] <= new["max"]:
         return ratio
@@ -222,15 +225,14 @@ def table(record: Mapping[str, Any], kept: Mapping[str, Any] | None) -> str:
     return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines)
 
 
-def show(record: Mapping[str, Any], against: Path) -> None:
+def show(record: Mapping[str, Any], kept: Mapping[str, Any] | None) -> None:
     """Prints the table, and what it is compared with."""
     print("jax {jax} on {device}, {cores} cores, commit {commit}".format_map(record))
-    kept = json.loads(against.read_text()) if against.exists() else None
     if kept and kept["device"] != record["device"]:
-        print(f"Not compared with {against.name}, which was measured on {kept['device']}.")
+        print("Not compared with {date}, commit {commit}, as that was measured on {device}.".format_map(kept))
         kept = None
     elif kept:
-        print("Compared with {date}, commit {commit}.".format_map(kept))
+        print("Compared with {date}, commit {commit}, jax {jax}.".format_map(kept))
     print(f"\n{table(record, kept)}")
 
 
@@ -240,15 +242,21 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; by default all")
     parser.add_argument("--whole", action="store_true", help="whole runs and sweeps besides, which take minutes")
     parser.add_argument("--json", type=Path, default=ROOT / "outputs" / "benchmark.json", metavar="FILE")
-    parser.add_argument("--against", type=Path, default=KEPT, metavar="FILE", help="an earlier one to compare with")
+    parser.add_argument(
+        "--against", type=Path, metavar="FILE", help="an earlier one to compare with; by default the kept one"
+    )
     parser.add_argument("--keep", action="store_true", help="make this the one that later ones are compared with")
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}. Parts are {', '.join(PARTS)}")
     if arguments.keep and arguments.parts:
         parser.error("only a table of all parts is kept")
-    record = as_record(measure(arguments.parts or list(PARTS), arguments.whole))
-    show(record, arguments.against)
+    against = arguments.against or (KEPT if KEPT.exists() else None)
+    kept = json.loads(against.read_text()) if against else None
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    record = circumstances()
+    record["rows"] = [summary(row) for row in measure(arguments.parts or list(PARTS), arguments.whole)]
+    show(record, kept)
     for path in [arguments.json, *([KEPT] if arguments.keep else [])]:
         path.write_text(json.dumps(record, indent=1) + "\n")
 

@@ -26,7 +26,7 @@ MAIN_JOB = ("task=sin2d", "sampler=importance_delta")
 def of_sweep() -> list[Row]:
     """Seed-steps a second of one seed on one core and of eight on all, in turn."""
     cores = count_cores()
-    kinds = {"one seed, one core": (1, 1), f"eight seeds, {cores} cores": (cores, 8)}
+    kinds = {"one seed on one core": (1, 1), f"eight seeds on {cores} cores": (cores, 8)}
     rates: dict[str, list[float]] = {name: [] for name in kinds}
     processes = {name: own_process(used) for name, (used, _) in kinds.items()}
     for steps in [10, *[1000] * 9]:
@@ -36,7 +36,7 @@ def of_sweep() -> list[Row]:
         process.shutdown()
     one, many = (np.array(values[1:]) for values in rates.values())  # the first block compiles
     rows = [Row(f"sweep, {name}", values, "seed-steps/s") for name, values in zip(kinds, (one, many), strict=True)]
-    return [*rows, Row("sweep, ratio", many / one, "x")]
+    return [*rows, Row(f"sweep, eight on {cores} cores to one on one", many / one, "x")]
 
 
 def seed_steps_a_second(seeds: int, steps: int) -> float:
