@@ -206,7 +206,8 @@ def compare(new: Mapping[str, Any], kept: Mapping[str, Any]) -> str:
     if min(new["min"], kept["min"]) <= 0:
         return ""
     ratio = f"{new['median'] / kept['median']:.2f}"
-    if new["min"] <= kept["max"] and kept["min"] <= new["max"]:
+    once, overlapping = new["min"] == new["max"], new["min"] <= kept["max"] and kept["min"] <= new["max"]
+    if once or overlapping:
         return ratio
     more_is_faster = new["unit"] == "x" or new["unit"].endswith("/s")
     return f"{ratio} {'faster' if (new['median'] > kept['median']) == more_is_faster else 'slower'}"
