@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import make_learner_of
@@ -17,6 +17,7 @@ from twmaml.adaptation.maml import MAML
 from twmaml.meta_learning.chunk import train_chunk
 from twmaml.meta_learning.learner import MetaLearner
 from twmaml.models.base import Batch
+from twmaml.models.meta_gradient import MOST_STEPS
 from twmaml.models.mlp import MLP
 from twmaml.samplers.uniform import Uniform
 from twmaml.space.axis import Interval
@@ -28,35 +29,52 @@ LECUN = jax.nn.initializers.lecun_normal()
 FAMILY = Sinusoid(Interval(0.5, 4.5, 4), Interval(0.0, 180.0, 5, "deg"), 1.0, -5.0, 5.0)
 
 
-def by_autodiff(model, params, support, query, rate, first_order, weigh):
+def by_autodiff(model, params, support, query, rates, first_order, weigh):
     def loss(params, x, y):
         return jnp.mean((model.apply(params, x) - y) ** 2)
 
     def objective(params):
-        def after_step(x, y, query_x, query_y):
-            gradient = jax.grad(loss)(params, x, y)
-            gradient = jax.lax.stop_gradient(gradient) if first_order else gradient
-            return loss(jax.tree.map(lambda p, g: p - rate * g, params, gradient), query_x, query_y)
+        def after_steps(x, y, query_x, query_y):
+            adapted = params
+            for rate in rates:
+                gradient = jax.grad(loss)(adapted, x, y)
+                gradient = jax.lax.stop_gradient(gradient) if first_order else gradient
+                adapted = jax.tree.map(lambda p, g, rate=rate: p - rate * g, adapted, gradient)
+            return loss(adapted, query_x, query_y)
 
-        losses = jax.vmap(after_step)(*support, *query)
+        losses = jax.vmap(after_steps)(*support, *query)
         return jnp.sum(jax.lax.stop_gradient(weigh(losses)[0]) * losses), losses
 
     return jax.grad(objective, has_aux=True)(params)
 
 
-@settings(max_examples=12)
+STEPS_IN_FACTORS = {
+    "widths": [24, 24],
+    "activation": "tanh",
+    "queries": 4,
+    "inputs": 2,
+    "outputs": 1,
+    "first_order": False,
+    "seed": 0,
+}
+
+
+@settings(max_examples=10)
+@example(steps=3, shots=3, **STEPS_IN_FACTORS)  # all of them
+@example(steps=3, shots=10, **STEPS_IN_FACTORS)  # the last
 @given(
     widths=st.lists(st.sampled_from([1, 2, 5, 24]), max_size=3),
+    steps=st.integers(0, 5),
     activation=st.sampled_from(["relu", "tanh", "sigmoid", "gelu", "silu", "elu", "selu", "softplus", "leaky_relu"]),
-    shots=st.sampled_from([1, 3, 20]),
-    queries=st.sampled_from([1, 4, 18]),
+    shots=st.sampled_from([1, 3, 36]),
+    queries=st.sampled_from([1, 4, 36]),
     inputs=st.integers(1, 3),
     outputs=st.integers(1, 2),
     first_order=st.booleans(),
     seed=st.integers(0, 99),
 )
 def test_it_equals_autodiff_with_weights_that_depend_on_the_losses(
-    widths, activation, shots, queries, inputs, outputs, first_order, seed
+    widths, steps, activation, shots, queries, inputs, outputs, first_order, seed
 ):
     with jax.enable_x64(True):
         random = np.random.default_rng(seed)
@@ -71,8 +89,9 @@ def test_it_equals_autodiff_with_weights_that_depend_on_the_losses(
         def weigh(losses):
             return losses / jnp.sum(losses), losses.shape
 
-        expected, losses = jax.jit(lambda p: by_autodiff(model, p, support, query, 0.1, first_order, weigh))(params)
-        by_hand = jax.jit(lambda p: model.one_step_meta_gradient(p, support, query, 0.1, first_order, weigh))
+        rates = [0.1 * 0.7**index for index in range(steps)]
+        expected, losses = jax.jit(lambda p: by_autodiff(model, p, support, query, rates, first_order, weigh))(params)
+        by_hand = jax.jit(lambda p: model.meta_gradient(p, support, query, rates, first_order, weigh))
         gradient, found_losses, besides = by_hand(params)
         scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-10 * scale), gradient, expected)
@@ -123,13 +142,14 @@ class NoWay:
         ({}, True),
         ({"adaptation": MAML(0.05, 1, first_order=True)}, True),
         ({"family": Absolute(**vars(FAMILY))}, False),
-        ({"adaptation": MAML(0.05, 2)}, False),
+        ({"adaptation": MAML(0.05, 3, decay=0.5)}, True),
+        ({"adaptation": MAML(0.05, MOST_STEPS + 1)}, False),
         ({"adaptation": Doubled(0.05, 1)}, False),
         ({"model": Shifted([4], "tanh", LECUN)}, False),
         ({"model": NoWay()}, False),
         ({"tasks_at_once": 2}, False),
     ],
-    ids=["plain", "first order", "loss", "steps", "adaptation", "apply", "network", "blocks"],
+    ids=["plain", "first order", "loss", "steps", "many steps", "adaptation", "apply", "network", "blocks"],
 )
 def test_a_meta_step_is_that_of_autodiff_and_by_hand_where_that_is_the_same(changes, applies, monkeypatch):
     learner = make_learner_of(**{"family": FAMILY, "adaptation": MAML(0.05, 1), **changes})
@@ -151,7 +171,7 @@ def test_a_meta_step_is_that_of_autodiff_and_by_hand_where_that_is_the_same(chan
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="the barriers are for CPUs")
 def test_targets_are_computed_once_in_the_compiled_step():
     learner = make_learner_of(family=FAMILY, adaptation=MAML(0.05, 1), optimizer=optax.sgd(0.1), sampler=Uniform())
-    for each in (learner, replace(learner, adaptation=MAML(0.05, 2))):
+    for each in (learner, *(replace(learner, adaptation=MAML(0.05, steps)) for steps in (2, MOST_STEPS + 1))):
         lowered = jax.jit(partial(train_chunk, each)).lower(each.init(0), jnp.int32(0))
         text = compile_program(lowered, TRAINING).as_text()
         assert len(re.findall(r" sine\(", text)) == 2  # of support and query

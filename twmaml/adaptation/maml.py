@@ -63,10 +63,11 @@ class MAML(Adaptation):
     def meta_gradient(
         self, model: Model, meta_params: MetaParams, support: Batch, query: Batch, coefficients: Coefficients
     ) -> MetaGradient | None:
-        """That of the network, if it has one, through a single step. A subclass has none, as it may adapt otherwise."""
-        if type(self) is not MAML or self.steps != 1 or not isinstance(model, SupportsMetaGradient):
+        """That of the network, if it has one. A subclass has none, as it may adapt otherwise."""
+        if type(self) is not MAML or not isinstance(model, SupportsMetaGradient):
             return None
-        return model.one_step_meta_gradient(meta_params, support, query, self._rate(0), self.first_order, coefficients)
+        rates = [self._rate(index) for index in range(self.steps)]
+        return model.meta_gradient(meta_params, support, query, rates, self.first_order, coefficients)
 
     def _rate(self, index: int | Int[Array, ""]) -> float | Float[Array, ""]:
         """The learning rate of an inner step; without decay the number itself, which makes a faster program."""

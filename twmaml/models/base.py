@@ -1,6 +1,6 @@
 """The protocols by which networks plug in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Key
@@ -47,14 +47,14 @@ MetaGradient = tuple[Params, Float[Array, " tasks"], Any]
 
 @runtime_checkable
 class SupportsMetaGradient(Model, Protocol):
-    """A network that has a faster way to the meta-gradient through one inner step than to differentiate twice."""
+    """A network that has a faster way to the meta-gradient through inner steps than to differentiate twice."""
 
-    def one_step_meta_gradient(
+    def meta_gradient(
         self,
         params: Params,
         support: Batch,
         query: Batch,
-        learning_rate: float | Float[Array, ""],
+        learning_rates: Sequence[float | Float[Array, ""]],
         first_order: bool,
         coefficients: Coefficients,
     ) -> MetaGradient | None:

@@ -1,9 +1,10 @@
-"""The meta-gradient of a multilayer perceptron through one inner step, derived by hand.
+"""The meta-gradient of a multilayer perceptron through steps of gradient descent, derived by hand.
 
-With H and D the inputs and errors of a layer on the support set, Q its inputs on the query set and α the rate of the
-step, the adapted layer gives Q W + b − α (Q Hᵀ + 1) D: its step has the rank of the support set, so the weight before
-it stays common to all tasks. Going back once through the query set, then up and down through the support set, gives the
-gradient in products of the form a b and a bᵀ only, and every intermediate result is computed once.
+With H the inputs of a layer on the support set and D its errors there times minus the rate, a step makes its weight
+W + Hᵀ D and its bias b + 1ᵀ D. Either each task gets a weight of its own, or H and D are kept beside the one that is
+common to all tasks, where they hold fewer numbers. Going back through the query set, and for each step up and down
+through the support set, adds further products of this kind to the gradient by the weight. It takes products of the form
+a b and a bᵀ only, and every intermediate result is computed once.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,33 +18,36 @@ from jaxtyping import Array, Float
 from twmaml.models.base import Batch, Coefficients
 from twmaml.models.factored import Dense
 
-_FEW = 16
+MOST_STEPS = 20
+"""Steps, up to which the gradient is derived: each is written out, which makes the program longer to compile."""
+
+_FEW = 32
 """Examples, up to which sums over them are written out."""
 
 _stored = jax.lax.optimization_barrier
 """Keeps XLA from computing a result again in everything that reads it."""
 
 
-def one_step_meta_gradient(
+def meta_gradient(
     layers: Sequence[Dense],
     activation: Callable[[Array], Array],
     bent: bool,
     support: Batch,
     query: Batch,
-    rate: float | Float[Array, ""],
+    rates: Sequence[float | Float[Array, ""]],
     first_order: bool,
     coefficients: Coefficients,
 ) -> tuple[tuple[Dense, ...], Float[Array, " tasks"], Any]:
-    """Gradient of the weighted sum of the tasks' mean squared errors after a step of gradient descent.
+    """Gradient of the weighted sum of the tasks' mean squared errors after steps of gradient descent.
 
     Args:
-        layers: of the network before the step.
+        layers: of the network before the steps.
         activation: after each hidden layer.
         bent: whether it has a second derivative that is not 0.
-        support: to take the step on.
-        query: to judge it on.
-        rate: of the step.
-        first_order: leave out what depends on the derivative of the step.
+        support: to take the steps on.
+        query: to judge them on.
+        rates: of the steps.
+        first_order: leave out what depends on the derivative of the steps.
         coefficients: of the losses in the sum.
 
     Returns:
@@ -53,163 +57,204 @@ def one_step_meta_gradient(
         Finn, Abbeel, Levine 2017, Model-agnostic meta-learning, equation 1, of which this is the gradient.
     """
     slope = _derivative(activation)
-    passed = _pass(layers, activation, slope, bent, support)
-    adapted = [_adapt(*each, rate) for each in zip(layers, passed.inputs, passed.errors, strict=True)]
-    inputs, slopes, outputs = query.inputs, [], []
-    for layer in adapted[:-1]:
-        outputs.append(layer.forward(inputs))
-        slopes.append(slope(outputs[-1].value))
-        inputs = _stored(activation(outputs[-1].value))
-    outputs.append(adapted[-1].forward(inputs))
-    residuals = outputs[-1].value - query.targets
+    shared = adapted = [_Layer(*layer) for layer in layers]
+    steps: list[_Step] = []
+    for rate in rates:
+        up = _up(adapted, activation, support.inputs)
+        scale = -2 * rate / support.targets[0].size
+        down = _down(adapted, slope, up, (up.outputs[-1] - support.targets) * scale)
+        steps.append(_Step(adapted, up, down, scale))
+        kept = [_is_kept(layer, support, len(rates), len(steps) == len(rates)) for layer in layers]
+        adapted = [_stepped(*each) for each in zip(adapted, up.inputs, down.errors, kept, strict=True)]
+
+    up = _up(adapted, activation, query.inputs)
+    residuals = up.outputs[-1] - query.targets
     losses = jnp.mean(residuals**2, axis=(1, 2))
     chosen, besides = coefficients(losses)
-
-    back = _stored(residuals * (2 * chosen / residuals[0].size)[:, None, None])
-    found: list[_Back] = []
-    for layer, output, each in zip(adapted[::-1], outputs[::-1], [*slopes[::-1], None], strict=True):
-        found.insert(0, layer.backward(output, back))
-        if each is not None:
-            back = _stored(each * layer.through(back))
-    gradient = [Dense(each.by_weight, each.by_bias) for each in found]
-    if not first_order:
-        second = _back_through_step(layers, passed, found)
-        gradient = [Dense(a.weight + b.weight, a.bias + b.bias) for a, b in zip(gradient, second, strict=True)]
-    return tuple(gradient), losses, besides
+    down = _down(adapted, slope, up, residuals * (2 * chosen / residuals[0].size)[:, None, None])
+    uses = [[_Use(*use)] for use in zip(up.inputs, down.errors, up.factors, down.factors, strict=True)]
+    if first_order:
+        adapted, steps = shared, []
+    found = [_gradient(*each) for each in zip(adapted, uses, strict=True)]
+    for step in reversed(steps):
+        found = _back_through_step(step, slope, bent, found)
+    return tuple(Dense(each.weight, each.bias) for each in found), losses, besides
 
 
-class _Passed(NamedTuple):
-    """A pass through the support set, forth and back."""
+class _Layer(NamedTuple):
+    """A layer whose weight is `weight + inputsᵀ errors`, or the gradient by these: each task's own, or all tasks'."""
+
+    weight: Float[Array, "*tasks inputs outputs"]
+    bias: Float[Array, "*tasks_and_1 outputs"]
+    inputs: Any = None
+    """Those of all steps kept in factors: [tasks, examples, inputs], or None."""
+    errors: Any = None
+
+    def times(self, a: Array) -> tuple[Array, Any]:
+        """The product with the weight, and that with the first of its factors."""
+        product = _times(a, self.weight)
+        if self.inputs is None:
+            return product, None
+        factor = _stored(_times_transposed(a, self.inputs))
+        return product + factor @ self.errors, factor
+
+    def times_transposed(self, a: Array) -> tuple[Array, Any]:
+        """The same with the weight transposed."""
+        product = _times_transposed(a, self.weight)
+        if self.errors is None:
+            return product, None
+        factor = _stored(_times_transposed(a, self.errors))
+        return product + factor @ self.inputs, factor
+
+
+def _is_kept(layer: Dense, support: Batch, steps: int, last: bool) -> bool:
+    """Whether a step is kept in factors: those of all steps are fewer numbers than the weight, or those of the last."""
+    n, m = layer.weight.shape
+    return (1 if last else steps) * support.inputs.shape[1] * (n + m) < n * m
+
+
+def _stepped(layer: _Layer, inputs: Array, errors: Array, kept: bool) -> _Layer:
+    bias = layer.bias + _over_examples(errors)
+    if not kept:
+        return _Layer(_plus_products(layer.weight, [(inputs, errors)]), bias)
+    if layer.inputs is not None:
+        inputs = jnp.concatenate([layer.inputs, inputs], axis=1)
+        errors = jnp.concatenate([layer.errors, errors], axis=1)
+    return _Layer(layer.weight, bias, inputs, errors)
+
+
+class _Up(NamedTuple):
+    """A pass from the inputs of the network to its outputs."""
 
     inputs: list[Array]
     """The inputs of each layer."""
-    slopes: list[Array]
-    """Derivatives of the activation after each hidden layer."""
-    curvatures: list[Array | None]
-    """Second derivatives there; None where they are 0."""
+    outputs: list[Array]
+    """Its outputs, before the activation."""
+    factors: list[Any]
+    """The inputs times those kept in the layer."""
+
+
+def _up(layers: Sequence[_Layer], activation: Callable[[Array], Array], inputs: Array) -> _Up:
+    up = _Up([inputs], [], [])
+    for layer in layers:
+        if up.outputs:
+            up.outputs[-1] = _stored(up.outputs[-1])
+            up.inputs.append(_stored(activation(up.outputs[-1])))
+        product, factor = layer.times(up.inputs[-1])
+        up.outputs.append(product + layer.bias)
+        up.factors.append(factor)
+    return up
+
+
+class _Down(NamedTuple):
+    """A pass from the gradient by the outputs of the network to that by its inputs."""
+
     errors: list[Array]
-    """The gradient of the loss by the outputs of each layer."""
-    unsloped: list[Array]
-    """The errors of each hidden layer before they are multiplied by the slope."""
+    """The gradient by the outputs of each layer."""
+    by_inputs: list[Array]
+    """The gradient by its inputs."""
+    factors: list[Any]
+    """The errors times those kept in the layer."""
 
 
-def _pass(
-    layers: Sequence[Dense],
-    activation: Callable[[Array], Array],
-    slope: Callable[[Array], Array],
-    bent: bool,
-    support: Batch,
-) -> _Passed:
-    inputs, slopes, curvatures = [support.inputs], [], []
-    for layer in layers[:-1]:
-        outputs = _stored(_times(inputs[-1], layer.weight) + layer.bias)
-        inputs.append(_stored(activation(outputs)))
-        slopes.append(slope(outputs))
-        curvatures.append(_derivative(slope)(outputs) if bent else None)
-    residuals = _times(inputs[-1], layers[-1].weight) + layers[-1].bias - support.targets
-    errors, unsloped = [_stored(residuals * (2 / residuals[0].size))], []
-    for layer, each in zip(layers[:0:-1], slopes[::-1], strict=True):
-        unsloped.insert(0, _times_transposed(errors[0], layer.weight))
-        errors.insert(0, _stored(each * unsloped[0]))
-    return _Passed(inputs, slopes, curvatures, errors, unsloped)
+def _down(layers: Sequence[_Layer], slope: Callable[[Array], Array], up: _Up, errors: Array) -> _Down:
+    down = _Down([_stored(errors)], [], [])
+    for i in reversed(range(len(layers))):
+        product, factor = layers[i].times_transposed(down.errors[0])
+        down.by_inputs.insert(0, product)
+        down.factors.insert(0, factor)
+        if i:
+            down.errors.insert(0, _stored(slope(up.outputs[i - 1]) * product))
+    return down
 
 
-class _Output(NamedTuple):
-    """A layer's result on the query set."""
+class _Step(NamedTuple):
+    """A step of gradient descent."""
+
+    layers: list[_Layer]
+    """The layers before it."""
+    up: _Up
+    """The pass through the support set."""
+    down: _Down
+    """The pass back, of minus the rate times the gradient."""
+    scale: Any
+    """The factor of the residuals in the errors."""
+
+
+class _Use(NamedTuple):
+    """A product `inputsᵀ errors` in the gradient by a weight."""
 
     inputs: Array
-    value: Array
-    factor: Any
-    """Q Hᵀ + 1 where the step is kept in factors."""
-
-
-class _Back(NamedTuple):
-    """The gradients that going back through a layer on the query set gives."""
-
-    by_weight: Float[Array, "inputs outputs"]
-    by_bias: Float[Array, " outputs"]
-    by_inputs: Float[Array, "tasks shots inputs"]
-    """By the layer's inputs on the support set."""
-    by_errors: Float[Array, "tasks shots outputs"]
-    """By its errors there."""
-
-
-class _Thin(NamedTuple):
-    """An adapted layer whose weight holds no more numbers than the factors of its step: each task has its own."""
-
-    inputs: Array  # of the support set, and so the errors
     errors: Array
-    rate: Any
-    weight: Float[Array, "tasks inputs outputs"]
-    bias: Float[Array, "tasks outputs"]
-
-    def forward(self, inputs: Array) -> _Output:
-        return _Output(inputs, _stored(_times(inputs, self.weight) + self.bias[:, None]), None)
-
-    def backward(self, output: _Output, back: Array) -> _Back:
-        by_weight, by_bias = _transposed_times(output.inputs, back), _over_examples(back)
-        by_inputs = -self.rate * _times_transposed(self.errors, by_weight)
-        by_errors = -self.rate * (_times(self.inputs, by_weight) + by_bias[:, None])
-        return _Back(by_weight.sum(axis=0), _summed(back), by_inputs, by_errors)
-
-    def through(self, back: Array) -> Array:
-        """The gradient by the layer's inputs on the query set."""
-        return _times_transposed(back, self.weight)
+    by_inputs: Any
+    """The inputs times those kept in the layer."""
+    by_errors: Any
+    """The errors times those kept in the layer."""
 
 
-class _Wide(NamedTuple):
-    """An adapted layer whose weight before the step is common to all tasks, and the factors of its step."""
-
-    inputs: Array  # of the support set, and so the errors
-    errors: Array
-    rate: Any
-    before: Dense
-
-    def forward(self, inputs: Array) -> _Output:
-        factor = _stored(_times_transposed(inputs, self.inputs) + 1)
-        step = self.rate * (factor @ self.errors)
-        return _Output(inputs, _stored(inputs @ self.before.weight + self.before.bias - step), factor)
-
-    def backward(self, output: _Output, back: Array) -> _Back:
-        by_inputs = _stored(-self.rate * _times_transposed(self.errors, back)) @ output.inputs
-        by_errors = -self.rate * _transposed_times(output.factor, back)
-        return _Back(_summed_product(output.inputs, back), _summed(back), by_inputs, by_errors)
-
-    def through(self, back: Array) -> Array:
-        """The gradient by the layer's inputs on the query set."""
-        by_factor = _stored(-self.rate * _times_transposed(back, self.errors))
-        return _times_transposed(back, self.before.weight) + by_factor @ self.inputs
+def _gradient(layer: _Layer, uses: Sequence[_Use], rest: _Layer | None = None) -> _Layer:
+    """The gradient by a layer: the rest of it and the uses, the last of which is one of the bias as well."""
+    weight, bias, inputs, errors = rest or (None, None, None, None)
+    pairs = [(use.inputs, use.errors) for use in uses]
+    weight = _plus_products(weight, pairs) if layer.weight.ndim == 3 else _plus_summed_products(weight, pairs)
+    by_bias = (_over_examples if layer.bias.ndim == 3 else _summed)(uses[-1].errors)
+    if layer.inputs is not None:
+        inputs = _plus_products(inputs, [(use.by_errors, use.inputs) for use in uses])
+        errors = _plus_products(errors, [(use.by_inputs, use.errors) for use in uses])
+    return _Layer(weight, by_bias if bias is None else bias + by_bias, inputs, errors)
 
 
-def _adapt(layer: Dense, inputs: Array, errors: Array, rate: Any) -> _Thin | _Wide:
-    (n, m), shots = layer.weight.shape, inputs.shape[1]
-    if n * m > shots * (n + m):
-        return _Wide(inputs, errors, rate, layer)
-    weight = layer.weight - rate * _transposed_times(inputs, errors)
-    return _Thin(inputs, errors, rate, weight, layer.bias - rate * _over_examples(errors))
-
-
-def _back_through_step(layers: Sequence[Dense], passed: _Passed, found: Sequence[_Back]) -> list[Dense]:
-    """Gradient by the weights through the inputs and the errors of the support set."""
-    by_weights: list[Array | float] = [0.0]
-    by_bends: list[Array | None] = []
-    upwards = found[0].by_errors
-    for i, layer in enumerate(layers[1:]):  # through the errors, in the order opposite to theirs
-        curvature = passed.curvatures[i]
-        by_bends.append(None if curvature is None else upwards * passed.unsloped[i] * curvature)
-        sloped = _stored(passed.slopes[i] * upwards)
-        by_weights.append(_summed_product(sloped, passed.errors[i + 1]))
-        upwards = found[i + 1].by_errors + _times(sloped, layer.weight)
-    downwards = _stored(upwards * (2 / upwards[0].size))
-    gradient: list[Dense] = []
+def _back_through_step(
+    step: _Step, slope: Callable[[Array], Array], bent: bool, found: Sequence[_Layer]
+) -> list[_Layer]:
+    """The gradient by the layers before a step, found from that by the layers after it."""
+    layers, up, down, scale = step
+    parts = [_part(*each) for each in zip(layers, up.inputs, down.errors, found, strict=True)]
+    uses: list[list[_Use]] = [[]]
+    bends: list[Array | float] = []
+    upwards = parts[0].by_errors
+    for i, outputs in enumerate(up.outputs[:-1], start=1):  # through the errors, in the order opposite to theirs
+        bends.append(upwards * down.by_inputs[i] * _derivative(slope)(outputs) if bent else 0.0)
+        sloped = _stored(slope(outputs) * upwards)
+        product, factor = layers[i].times(sloped)
+        uses.append([_Use(sloped, down.errors[i], factor, down.factors[i])])
+        upwards = parts[i].by_errors + product
+    downwards = _stored(upwards * scale)
+    gradient: list[_Layer] = []
     for i in reversed(range(len(layers))):  # through the outputs and inputs
-        by_weight = by_weights[i] + _summed_product(passed.inputs[i], downwards)
-        gradient.insert(0, Dense(by_weight, _summed(downwards)))
+        product, factor = layers[i].times_transposed(downwards)
+        uses[i].append(_Use(up.inputs[i], downwards, up.factors[i], factor))
+        gradient.insert(0, _gradient(layers[i], uses[i], parts[i].rest))
         if i:
-            by_inputs = _times_transposed(downwards, layers[i].weight) + found[i].by_inputs
-            by_bend = by_bends[i - 1]
-            downwards = _stored(passed.slopes[i - 1] * by_inputs + (0.0 if by_bend is None else by_bend))
+            by_inputs = product + parts[i].by_inputs
+            downwards = _stored(slope(up.outputs[i - 1]) * by_inputs + bends[i - 1])
     return gradient
+
+
+class _Part(NamedTuple):
+    """The gradient by a layer after a step, taken apart."""
+
+    by_inputs: Float[Array, "tasks shots inputs"]
+    """The part through the layer's inputs on the support set."""
+    by_errors: Float[Array, "tasks shots outputs"]
+    """The part through its errors there."""
+    rest: _Layer
+    """The gradient by the layer before the step."""
+
+
+def _part(layer: _Layer, inputs: Array, errors: Array, found: _Layer) -> _Part:
+    weight, bias, kept = found.weight, found.bias, (None, None)
+    if found.inputs is None:
+        by_inputs, by_errors = _times_transposed(errors, weight), _times(inputs, weight)
+    else:
+        shots = inputs.shape[1]
+        by_inputs, by_errors = found.inputs[:, -shots:], found.errors[:, -shots:]
+        if layer.inputs is not None:
+            kept = (found.inputs[:, :-shots], found.errors[:, :-shots])
+    by_errors = by_errors + bias
+    if layer.bias.ndim == 1:  # before the first step, where tasks share all
+        weight, bias = weight if weight.ndim == 2 else weight.sum(axis=0), _summed(bias)
+    return _Part(by_inputs, by_errors, _Layer(weight, bias, *kept))
 
 
 def _derivative(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
@@ -231,26 +276,35 @@ def _times_transposed(a: Float[Array, "tasks n k"], b: Float[Array, "*tasks m k"
     return jax.lax.dot_general(a, b, (((2,), (2,)), ((0,), (0,))))
 
 
-def _transposed_times(a: Float[Array, "tasks k n"], b: Float[Array, "tasks k m"]) -> Float[Array, "tasks n m"]:
-    """aᵀ b. Outer products are added where there are few: a product with a transposed left side takes far longer."""
-    if a.shape[1] > _FEW:
-        return jax.lax.dot_general(a, b, (((1,), (1,)), ((0,), (0,))))
-    return _stored(_added([a[:, k, :, None] * b[:, k, None, :] for k in range(a.shape[1])]))
+def _plus_products(
+    a: Array | None, pairs: Sequence[tuple[Float[Array, "tasks k n"], Float[Array, "tasks k m"]]]
+) -> Float[Array, "tasks n m"]:
+    """a + bᵀ c for each pair. Few examples are added as outer products: a transposed left side takes far longer."""
+    terms = [] if a is None else [a]
+    for b, c in pairs:
+        if b.shape[1] > _FEW:
+            terms.append(jax.lax.dot_general(b, c, (((1,), (1,)), ((0,), (0,)))))
+        else:
+            terms.extend(b[:, k, :, None] * c[:, k, None, :] for k in range(b.shape[1]))
+    return _stored(reduce(jnp.add, terms))
 
 
-def _over_examples(a: Float[Array, "tasks k n"]) -> Float[Array, "tasks n"]:
-    """The sum over the examples."""
-    return a.sum(axis=1) if a.shape[1] > _FEW else _added([a[:, k] for k in range(a.shape[1])])
-
-
-def _added(terms: Sequence[Array]) -> Array:
+def _plus_summed_products(
+    a: Float[Array, "n m"] | None, pairs: Sequence[tuple[Float[Array, "tasks k n"], Float[Array, "tasks k m"]]]
+) -> Float[Array, "n m"]:
+    """The same, each product summed over the tasks."""
+    terms = [] if a is None else [a]
+    for b, c in pairs:
+        b, c = b.reshape(-1, b.shape[-1]), c.reshape(-1, c.shape[-1])
+        terms.append((c.T @ b).T if c.shape[-1] == 1 else b.T @ c)
     return reduce(jnp.add, terms)
 
 
-def _summed_product(a: Float[Array, "tasks k n"], b: Float[Array, "tasks k m"]) -> Float[Array, "n m"]:
-    """aᵀ b, summed over the tasks."""
-    a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
-    return (b.T @ a).T if b.shape[-1] == 1 else a.T @ b
+def _over_examples(a: Float[Array, "tasks k n"]) -> Float[Array, "tasks 1 n"]:
+    """The sum over the examples."""
+    if a.shape[1] > _FEW:
+        return a.sum(axis=1, keepdims=True)
+    return reduce(jnp.add, [a[:, k : k + 1] for k in range(a.shape[1])])
 
 
 def _summed(a: Float[Array, "tasks k n"]) -> Float[Array, " n"]:

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from twmaml.models.base import Batch, Coefficients, MetaGradient
 from twmaml.models.factored import Dense, SteppedDense
-from twmaml.models.meta_gradient import one_step_meta_gradient
+from twmaml.models.meta_gradient import MOST_STEPS, meta_gradient
 from twmaml.types import LossOf, Params
 
 Activation = Literal["relu", "tanh", "sigmoid", "gelu", "silu", "elu", "selu", "softplus", "leaky_relu"]
@@ -51,23 +51,23 @@ class MLP:
         """The outputs of the last layer."""
         return self._forward(params, _as_vectors(inputs, params[0]))[0]
 
-    def one_step_meta_gradient(
+    def meta_gradient(
         self,
         params: Params,
         support: Batch,
         query: Batch,
-        learning_rate: float | Float[Array, ""],
+        learning_rates: Sequence[float | Float[Array, ""]],
         first_order: bool,
         coefficients: Coefficients,
     ) -> MetaGradient | None:
-        """Derived by hand; None for examples that are no vectors, and for a subclass, which may compute anything."""
+        """Derived by hand; None for many steps, examples that are no vectors, or a subclass, which may do anything."""
         if type(self) is not MLP or any(part.ndim != 3 for part in (*support, *query)):
+            return None
+        if len(learning_rates) > MOST_STEPS:
             return None
         activation = getattr(jax.nn, self.activation)
         bent = self.activation not in ("relu", "leaky_relu")
-        return one_step_meta_gradient(
-            params, activation, bent, support, query, learning_rate, first_order, coefficients
-        )
+        return meta_gradient(params, activation, bent, support, query, learning_rates, first_order, coefficients)
 
     def factored_step(
         self,
