@@ -235,5 +235,10 @@ def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
 
 def _mean_ranks(values: np.ndarray) -> np.ndarray:
     """The rank of each value; equal values share the mean of theirs."""
-    ordered = np.sort(values)
-    return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / 2
+    order = np.argsort(values)
+    ordered = values[order]
+    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    counts = np.diff(starts, append=values.size)
+    ranks = np.empty(values.size)
+    ranks[order] = np.repeat(starts + (counts - 1) / 2, counts)
+    return ranks
