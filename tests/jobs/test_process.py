@@ -63,7 +63,7 @@ def test_only_cores_that_may_be_used_are_counted():
 
 
 def test_a_compiled_program_that_was_cut_off_in_the_cache_is_written_anew_without_noise(environment, tmp_path):
-    code = "import warnings, jax; from twmaml.jobs.process import prepare_jax; prepare_jax();"
+    code = "import warnings, jax; from twmaml.jobs.process import prepare_jax; prepare_jax(None, None);"
     code += "print(jax.jit(lambda x: x + 1)(1)); warnings.warn('another')"
     cache = tmp_path / "twmaml/jax"
 

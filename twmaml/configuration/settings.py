@@ -74,6 +74,7 @@ class DeviceSettings:
     tasks: PositiveInt
     tasks_at_once: PositiveInt | None
     memory_gib: PositiveFloat | None
+    threads: PositiveInt | None
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -142,11 +142,14 @@ _built: dict[str, Parts] = {}
 
 def build_once(config: Mapping[str, Any]) -> Parts:
     """The parts of a job, built only once for all jobs that have the same; the first thing that uses JAX."""
-    prepare_jax()
     key = build_key(config)
     if key not in _built:
         cfg = OmegaConf.create(dict(config))
-        _built[key] = build_parts(cfg, read_settings(cfg))
+        settings = read_settings(cfg)
+        single = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.RUN
+        runs = len(settings.seeds) * settings.devices.tasks if single else None
+        prepare_jax(runs, settings.devices.threads)
+        _built[key] = build_parts(cfg, settings)
     return _built[key]
 
 

@@ -10,8 +10,7 @@ import resource
 import signal
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +66,27 @@ def allow_open_files(runs: int, wandb: bool) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
-@cache
-def prepare_jax() -> None:
-    """Settings of JAX that have to come before it starts, in whichever process Hydra runs a job."""
-    _keep_compiled_programs()
-    _remove_damaged_programs()
-    _use_every_core()
+_started = False
+
+
+def prepare_jax(runs: int | None, threads: int | None) -> None:
+    """Starts JAX, once, with settings that have to come before, in whichever process Hydra runs a job.
+
+    Args:
+        runs: that this process will train, times the devices of each; None if that is not known yet.
+        threads: that share the products of a run on a CPU; None for one a core.
+    """
+    global _started  # noqa: PLW0603  JAX, too, is started once a process
+    if not _started:
+        _started = True
+        _keep_compiled_programs()
+        _remove_damaged_programs()
+        cores = count_cores()
+        devices = cores if runs is None else min(cores, runs)
+        # One device a core, so that several runs share a machine without an accelerator.
+        if "JAX_NUM_CPU_DEVICES" not in os.environ:
+            jax.config.update("jax_num_cpu_devices", devices)
+        _start_on(cores if threads is None else min(cores, devices * threads))
 
 
 def _keep_compiled_programs() -> None:
@@ -110,11 +124,19 @@ def _remove_damaged_programs() -> None:
     warnings.showwarning = show
 
 
-def _use_every_core() -> None:
-    """Makes one JAX device of every core, so that several runs share a machine without an accelerator.
+def _start_on(cores: int) -> None:
+    """Starts JAX while this process may use just so many cores, which is by what it decides how many threads it takes.
 
-    A single run stays on one of them: its products are too small for several cores. JAX_NUM_CPU_DEVICES, where
-    it is set, decides instead. Has to come before JAX starts.
+    The products of a small network take a fifth longer when two threads share them, and no option of XLA keeps all of
+    its libraries from that.
     """
-    if "JAX_NUM_CPU_DEVICES" not in os.environ:
-        jax.config.update("jax_num_cpu_devices", count_cores())
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    all_cores = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, sorted(all_cores)[:cores])
+        jax.devices()
+    finally:
+        for thread in os.listdir("/proc/self/task"):
+            with suppress(ProcessLookupError):  # it has ended
+                os.sched_setaffinity(int(thread), all_cores)

@@ -2,12 +2,12 @@
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import jax
-import numpy as np
 
 from twmaml.configuration.settings import listed
 from twmaml.jobs.job import Job
@@ -59,16 +59,19 @@ def _sampler_line(config: Mapping[str, Any]) -> str:
     return show(config["sampler"])
 
 
-def mean_metrics(runs: Sequence[RunResult]) -> dict[str, float]:
-    """The latest metrics, averaged over the runs that have not failed (over all if none is left)."""
+def mean_metrics(runs: Sequence[RunResult], names: Iterable[str]) -> dict[str, float]:
+    """Some of the latest metrics, averaged over the runs that have not failed (over all if none is left).
+
+    One that not every run has is left out.
+    """
     kept = [run.latest for run in runs if not run.failed] or [run.latest for run in runs if run.latest]
-    names = set.intersection(*map(set, kept)) if kept else set()
-    return {name: float(np.mean([latest[name] for latest in kept])) for name in names}
+    known = [name for name in names if kept and all(name in latest for latest in kept)]
+    return {name: fmean(latest[name] for latest in kept) for name in known}
 
 
 def closing_tables(job: Job, runs: Sequence[RunResult]) -> dict[str, list[tuple[int, dict[str, float]]]]:
     """The statistics of each split after each reported inner step, averaged over the runs, by title."""
-    mean, tables = mean_metrics(runs), {}
+    tables = {}
     for split, evaluation in job.parts.evaluations.items():
         names = {}
         further = evaluation.metrics[1:]
@@ -79,10 +82,11 @@ def closing_tables(job: Job, runs: Sequence[RunResult]) -> dict[str, list[tuple[
         prefix = f"{label_of(evaluation.metrics[0])}: " if further else ""
         names |= {column_of(each): f"{prefix}{each.label}" for each in shown} | {"diverged": DIVERGED}
         title = f"{_NAMES.get(split, split)} over the grid of tasks: {evaluation.protocol}"
-        tables[title] = [
-            (k, {label: mean[f"{split}/{name}_step_{k}"] for name, label in names.items()})
-            for k in reported_steps(evaluation.steps)
-        ]
+        tables[title] = []
+        for k in reported_steps(evaluation.steps):
+            columns = {f"{split}/{name}_step_{k}": label for name, label in names.items()}
+            mean = mean_metrics(runs, columns)
+            tables[title].append((k, {label: mean[column] for column, label in columns.items()}))
     return tables
 
 

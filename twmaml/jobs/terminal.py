@@ -78,13 +78,14 @@ class Terminal:
     def update(self, stage: str, runs: Sequence[RunResult]) -> None:
         """Shows the steps done, what is being done and the latest losses, of all runs that it has been told of."""
         self._runs |= {run.folder: run for run in runs}
-        metrics, steps = mean_metrics([*self._runs.values()]), sum(run.step for run in self._runs.values())
+        steps = sum(run.step for run in self._runs.values())
         now = time.perf_counter()
         if self._began is None:
             self._began = (now, steps)
         seconds, since = now - self._began[0], steps - self._began[1]
-        shown = {split: f"{split}/{self._metric}" for split in ("train", "eval")}
-        known = [f"{label} {metrics[name]:.3f}" for label, name in shown.items() if name in metrics]
+        names = [f"{split}/{self._metric}" for split in ("train", "eval")]
+        metrics = mean_metrics([*self._runs.values()], names)
+        known = [f"{name.split('/')[0]} {metrics[name]:.3f}" for name in names if name in metrics]
         losses = "  ".join(known) if self._shows_losses else ""
         rate = since / seconds if since else None
         self._progress.update(

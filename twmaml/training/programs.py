@@ -78,10 +78,14 @@ class Tracing:
 
     def __init__(self, group: Group, background: Executor) -> None:
         self._group, self._background = group, background
+        self._metric_names: list[str] = []
 
-        def train_one(part: tuple[Int[Array, ""], RunState], shared: Any) -> tuple[RunState, Chunk]:
+        def train_one(part: tuple[Int[Array, ""], RunState], shared: Any) -> tuple[RunState, Chunk, Array]:
             index, state = part
-            return train_chunk(group.with_sampler(index), state, *shared)
+            state, chunk = train_chunk(group.with_sampler(index), state, *shared)
+            self._metric_names = [*chunk.metrics]
+            # As one array, since each takes a while to get to the host.
+            return state, chunk._replace(metrics={}), jnp.stack([*chunk.metrics.values()])
 
         init = over_runs(lambda seed, _: group.with_sampler(jnp.int32(0)).init(seed), group.sharding)
         init = init.lower(group.seeds, None)
@@ -89,7 +93,6 @@ class Tracing:
         shared = (jnp.int32(0), group.data["train"])
         train = train.lower((group.indices, init.out_info), shared, init.out_info)
         self._states: RunState = init.out_info
-        self._metric_names = [*train.out_info[1].metrics]
         self._training: Future[Any] = background.submit(compile_program, train, TRAINING)
         evaluations = group.evaluations
         fix = jax.jit(lambda: {n: e.tasks() for n, e in evaluations.items()}, out_shardings=group.everywhere).lower()
@@ -189,9 +192,10 @@ class Programs:
                 takes longer than the copy.
         """
         used = self.begin() if used is None else used
-        shared = (jnp.int32(steps), self._group.data["train"])
-        states, chunk = self._train((self._group.indices, states), shared, used)
-        return states, jax.device_get(chunk)
+        shared = (np.int32(steps), self._group.data["train"])
+        states, *chunk = self._train((self._group.indices, states), shared, used)
+        chunk, metrics = jax.device_get(chunk)
+        return states, chunk._replace(metrics=dict(zip(self._metric_names, metrics.T, strict=True)))
 
     def evaluate(self, states: RunState) -> dict[str, Judgement]:
         """Each split's figures of all runs."""
