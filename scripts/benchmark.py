@@ -104,7 +104,7 @@ def of_grids() -> list[Row]:
     for name, (amplitudes, phases) in GRIDS.items():
         cells = [f"task.amplitude.cells={amplitudes}", f"task.phase.cells={phases}"]
         large = CompiledLoop(compose(["task=sin2d", "sampler=weighted", *cells]))
-        without, rates = in_turn({"uniform": (small, 250), name: (large, 250)}, blocks=9).values()
+        without, rates = in_turn({"uniform": (small, 1000), name: (large, 1000)}, blocks=9).values()
         rows.append(Row(f"queue of {name} cells", 1e6 / rates - 1e6 / without, "µs"))
     return rows
 
@@ -155,6 +155,7 @@ PARTS: dict[str, Measure] = {
     "checkpoint": pinned(commands.of_checkpoints),
 }
 WHOLE: dict[str, Sequence[Measure]] = {
+    "loop": [commands.of_long_runs],
     "sweep": [commands.of_start, commands.of_whole_sweeps],
     "checkpoint": [commands.of_commands],
 }

@@ -1,6 +1,7 @@
 """Speed of sweeps, of checkpoints and of whole commands, for `scripts/benchmark.py`."""
 
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -57,11 +58,11 @@ def of_checkpoints() -> list[Row]:
     began = clock()
     importlib.import_module("orbax.checkpoint")
     importing, seconds = clock() - began, _seconds_of_checkpoints(parts, blocks=15, steps=500)
-    share = 100 * seconds[:, 1] / (seconds[:, 0] * 10_000)
+    share = 100 * seconds[:, 1] / (seconds[:, 0] * 20_000)
     return [
         Row("import of Orbax, once", [importing], "s"),
         Row("one checkpoint", 1000 * seconds[:, 1], "ms"),
-        Row("its share, one every 10,000 meta-steps", share, "%"),
+        Row("its share, one every 20,000 meta-steps", share, "%"),
     ]
 
 
@@ -117,6 +118,22 @@ def of_whole_sweeps() -> list[Row]:
         seconds[launcher] = time.perf_counter() - began
     rows = [Row(f"48 jobs, hydra/launcher={launcher}", [value], "s") for launcher, value in seconds.items()]
     return [*rows, Row("48 jobs, ratio", [seconds["basic"] / seconds["vectorised"]], "x")]
+
+
+def of_long_runs() -> list[Row]:
+    """Meta-steps a second of the main job as a command on one core, with all that goes on beside them."""
+    with own_process(1) as process:
+        rates = [[process.submit(_rate_of_run, steps).result() for _ in range(3)] for steps in (20_000, 100_000)]
+    return [
+        Row("the command, 20,000 meta-steps", rates[0], "meta-steps/s"),
+        Row("the command, 100,000 meta-steps", rates[1], "meta-steps/s"),
+    ]
+
+
+def _rate_of_run(steps: int) -> float:
+    with _started(*MAIN_JOB, f"steps={steps}") as (folder, process):
+        _check(folder, process.wait())
+        return json.loads((folder / "sweep" / "0" / "summary.json").read_text())["meta_steps_per_second"]
 
 
 @contextmanager

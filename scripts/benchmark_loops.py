@@ -65,14 +65,17 @@ class CompiledLoop:
 
     def __init__(self, parts: Parts, seeds: int = 1) -> None:
         sharding = shard_runs(seeds)
-        train = over_runs(lambda state, shared: train_chunk(parts.learner, state, *shared), sharding)
+        train = over_runs(lambda state, shared: train_chunk(parts.learner, state, *shared), sharding, reuse=True)
         self._data = jax.tree.map(jnp.asarray, parts.data["train"])
         self._states = jax.device_put(jax.vmap(parts.learner.init)(jnp.arange(seeds, dtype=jnp.uint32)), sharding)
-        self.program = compile_program(train.lower(self._states, (jnp.int32(0), self._data)), TRAINING)
+        self._used = jax.tree.map(jnp.copy, self._states)
+        shared = (jnp.int32(0), self._data)
+        self.program = compile_program(train.lower(self._states, shared, self._used), TRAINING)
 
     def __call__(self, steps: int) -> None:
         """So many meta-steps of every seed."""
-        self._states, chunk = self.program(self._states, (jnp.int32(steps), self._data))
+        used, self._used = self._used, self._states
+        self._states, chunk = self.program(self._states, (np.int32(steps), self._data), used)
         jax.device_get(chunk)
 
 
