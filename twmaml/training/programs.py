@@ -120,7 +120,7 @@ class Tracing:
         """
         group, train = self._group, self._training.result()
         evaluate, init, fix = self._others.result()
-        needed = max(_bytes_taken(program, group.sharding) for program in (train, *evaluate.values()))
+        needed = max(bytes_taken(program, group.sharding) for program in (train, *evaluate.values()))
         if needed > memory and len(group.members) > 1:
             raise DoesNotFitError(f"{len(group.members)} runs need {needed / 2**30:.2g} GiB of {memory / 2**30:.2g}")
         illustrate = self._background.submit(_compile_illustrate, group)
@@ -225,8 +225,9 @@ def _compile_illustrate(group: Group) -> Any:
     return compile_program(jax.jit(illustrate).lower(*arguments), QUICKLY)
 
 
-def _bytes_taken(program: Any, sharding: NamedSharding) -> float:
+def bytes_taken(program: Any, sharding: NamedSharding) -> float:
     """Memory that a compiled program takes while it runs, on one device, or on all those that share the host's."""
     size = program.memory_analysis()
     of_device = size.argument_size_in_bytes + size.output_size_in_bytes + size.temp_size_in_bytes
+    of_device -= size.alias_size_in_bytes  # of results that take the place of arguments
     return of_device * (sharding.mesh.size if jax.default_backend() == "cpu" else 1)
