@@ -2,11 +2,13 @@
 
 import importlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 
 import numpy as np
 
+from twmaml.meta_learning.chunk import Chunk
+from twmaml.meta_learning.evaluation import Judgement
 from twmaml.meta_learning.learner import RunState
 from twmaml.storage.checkpoint import Checkpoint
 from twmaml.training.diagnosis import describe_failure, end_failed
@@ -39,32 +41,44 @@ def train(
     Raises:
         CheckpointError: if a checkpoint is not of these programs.
     """
-    with ThreadPoolExecutor(1) as writing:
+    with ThreadPoolExecutor(1) as writing, ThreadPoolExecutor(1) as recording:
         writing.submit(importlib.import_module, "twmaml.figures.run")
         states, step, seconds = _start(programs, runs, checkpoints, writing), runs[0].result.step, 0.0
         progress.update("training", [run.result for run in runs])
         # A sampler may be wrong at once.
         end_failed(programs, runs, states, step, programs.advance(states, 0)[1], seconds, drawing)
-        before = None
+        before, recorded = None, recording.submit(lambda: None)
         while running(runs):
             if ending := [run for run in running(runs) if run.at_end or stop.asked]:
+                recorded.result()
                 _end(programs, runs, ending, states, step, plan, progress, seconds, writing, drawing)
                 continue
             used, before, previous, step = before, states, step, plan.next_stop(step)
             began = time.perf_counter()
             states, chunk = programs.advance(before, step - previous, used)
             seconds += time.perf_counter() - began
+            recorded.result()
             end_failed(programs, runs, before, previous, chunk, seconds, drawing)
             judged = programs.evaluate(states) if plan.evaluates_at(step) and running(runs) else None
-            for run in running(runs):
-                with run.isolating_failures():
-                    row = run.row(chunk)
-                    run.log(step, row if judged is None else {**row, **run.judge(step, judged)})
-            progress.update("training", [run.result for run in runs])
-            if step < plan.steps and (plan.saves_after(previous, step) or any(run.at_best for run in running(runs))):
-                _save(programs, runs, states, writing)  # of all, so that they can go on from the same step
-            if plan.draws_at(step) and step < plan.steps:
-                _draw(runs, states, drawing)
+            recorded = recording.submit(_record, runs, step, chunk, judged, progress)  # beside the next chunk
+            saves, draws = plan.saves_after(previous, step), plan.draws_at(step)
+            if judged is not None or saves or draws or step == plan.steps:
+                recorded.result()
+                if step < plan.steps and (saves or any(run.at_best for run in running(runs))):
+                    _save(programs, runs, states, writing)  # of all, so that they can go on from the same step
+                if draws and step < plan.steps:
+                    _draw(runs, states, drawing)
+
+
+def _record(
+    runs: Sequence[Recorder], step: int, chunk: Chunk, judged: Mapping[str, Judgement] | None, progress: Progress
+) -> None:
+    """Writes what a chunk has left of each run."""
+    for run in running(runs):
+        with run.isolating_failures():
+            row = run.row(chunk)
+            run.log(step, row if judged is None else {**row, **run.judge(step, judged)})
+    progress.update("training", [run.result for run in runs])
 
 
 def _start(
