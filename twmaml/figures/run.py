@@ -91,6 +91,9 @@ class FigureData:
     """The family's: draws one task's picture into Matplotlib's axes."""
 
 
+_MOST_PANELS = 7
+"""Panels beside each other that show an evaluation."""
+
 Draw = Callable[[FigureData], Figure | None]
 """Makes a figure; None if there is nothing to show."""
 
@@ -175,9 +178,17 @@ def draw_evaluation(data: FigureData, split: str = "eval") -> Figure:
     judged = data.splits[split]
     views, (beside, below) = views_of(judged.grid), rooms_of(judged.grid)
     size = {"left": 0.75 + beside, "bottom": 0.5 + below, "right": 1.0, "top": _title_room(judged.grid)}
-    figure, rows = make_panels(len(judged.metrics), len(views) + 1, 5.0 + beside, 4.0 + below, **size, foot=0.25)
+    panels = len(views) + 1
+    rows_each = -(-panels // _MOST_PANELS)
+    columns = -(-panels // rows_each)
+    rows = rows_each * len(judged.metrics)
+    figure, grid = make_panels(rows, columns, 5.0 + beside, 4.0 + below, **size, foot=0.25)
     diverged = diverged_tasks(judged.values[SCORE])
-    for (*maps, distribution), metric in zip(rows, judged.metrics, strict=True):
+    for i, metric in enumerate(judged.metrics):
+        own = [axes for row in grid[i * rows_each : (i + 1) * rows_each] for axes in row]
+        *maps, distribution = own[:panels]
+        for axes in own[panels:]:
+            axes.set_axis_off()
         _draw_maps(judged, metric, maps, diverged[:, -1])
         _draw_distribution(distribution, metric, judged.of(metric), diverged)
     _note(figure, judged.protocol)
