@@ -82,3 +82,24 @@ def test_a_compiled_program_that_was_cut_off_in_the_cache_is_written_anew_withou
     before = {path: path.stat().st_mtime_ns for path in kept}
     start()
     assert before == {path: path.stat().st_mtime_ns for path in kept}
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux tells which cores a process may use")
+def test_jax_takes_as_many_threads_as_it_is_given_and_every_core_is_free_again(environment):
+    code = "import os, jax; from twmaml.jobs.process import prepare_jax; allowed = os.sched_getaffinity(0);"
+    code += "count = lambda: len(os.listdir('/proc/self/task')); before = count(); prepare_jax({}, {});"
+    code += "same = all(os.sched_getaffinity(int(t)) == allowed for t in os.listdir('/proc/self/task'));"
+    code += "print(jax.device_count(), count() - before, same)"
+
+    def start(runs, threads, **own):
+        command = [sys.executable, "-c", code.format(runs, threads)]
+        process = subprocess.run(command, env={**environment, **own}, capture_output=True, text=True, check=True)
+        devices, started, same = process.stdout.split()
+        assert same == "True"
+        return int(devices), int(started)
+
+    cores = count_cores()
+    one, every = start(1, 1), start(None, None)
+    assert (one[0], every[0]) == (1, cores)
+    assert (one[1] < every[1]) == (cores > 1)
+    assert start(None, 1, JAX_NUM_CPU_DEVICES="1") == one

@@ -82,10 +82,9 @@ def prepare_jax(runs: int | None, threads: int | None) -> None:
         _keep_compiled_programs()
         _remove_damaged_programs()
         cores = count_cores()
-        devices = cores if runs is None else min(cores, runs)
         # One device a core, so that several runs share a machine without an accelerator.
-        if "JAX_NUM_CPU_DEVICES" not in os.environ:
-            jax.config.update("jax_num_cpu_devices", devices)
+        devices = int(os.environ.get("JAX_NUM_CPU_DEVICES", cores if runs is None else min(cores, runs)))
+        jax.config.update("jax_num_cpu_devices", devices)
         _start_on(cores if threads is None else min(cores, devices * threads))
 
 
