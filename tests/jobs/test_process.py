@@ -62,6 +62,45 @@ def test_only_cores_that_may_be_used_are_counted():
     assert count_cores() == len(allowed)
 
 
+_CORES_OF_THREADS = """
+import os, sys, threading, jax
+from twmaml.jobs.process import prepare_jax
+
+def cores_of_threads():
+    return {int(thread): os.sched_getaffinity(int(thread)) for thread in os.listdir("/proc/self/task")}
+
+def stay_on_one_core():
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    started.set()
+    over.wait()
+
+counted = []
+devices, jax.devices = jax.devices, lambda: counted.append(len(os.sched_getaffinity(0))) or devices()
+started, over, all_cores = threading.Event(), threading.Event(), os.sched_getaffinity(0)
+pinned = threading.Thread(target=stay_on_one_core)
+pinned.start()
+started.wait()
+failed = False
+try:
+    prepare_jax(1, 1)
+except (AssertionError, RuntimeError):
+    failed = True
+cores = cores_of_threads()
+over.set()
+assert len(cores.pop(pinned.native_id)) == 1
+assert all(each == all_cores for each in cores.values()), cores
+assert counted == [1]
+assert failed == (sys.argv[1] == "fails")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only where a process can be kept to some cores")
+@pytest.mark.parametrize("end", ["starts", "fails"])
+def test_while_jax_starts_there_is_one_core_and_then_every_thread_has_its_own_again(end, environment):
+    platform = {"JAX_PLATFORMS": "nonsense"} if end == "fails" else {}
+    subprocess.run([sys.executable, "-c", _CORES_OF_THREADS, end], env={**environment, **platform}, check=True)
+
+
 def test_a_compiled_program_that_was_cut_off_in_the_cache_is_written_anew_without_noise(environment, tmp_path):
     code = "import warnings, jax; from twmaml.jobs.process import prepare_jax; prepare_jax(None, None);"
     code += "print(jax.jit(lambda x: x + 1)(1)); warnings.warn('another')"

@@ -131,11 +131,12 @@ def _start_on(cores: int) -> None:
     """
     if not hasattr(os, "sched_setaffinity"):
         return
-    all_cores = os.sched_getaffinity(0)
+    all_cores, others = os.sched_getaffinity(0), {*os.listdir("/proc/self/task")}
     try:
         os.sched_setaffinity(0, sorted(all_cores)[:cores])
         jax.devices()
     finally:
-        for thread in os.listdir("/proc/self/task"):
+        os.sched_setaffinity(0, all_cores)
+        for thread in {*os.listdir("/proc/self/task")} - others:
             with suppress(ProcessLookupError):  # it has ended
                 os.sched_setaffinity(int(thread), all_cores)
