@@ -10,6 +10,7 @@ import pytest
 from tests.configuration.test_build import build, mistake
 from twmaml.adaptation.base import Adaptation
 from twmaml.configuration.part_checks import attributing_errors
+from twmaml.samplers.additive import Additive
 from twmaml.samplers.base import Draw, Sampler
 from twmaml.samplers.uniform import Uniform
 from twmaml.tasks.sinusoid import Sinusoid
@@ -53,6 +54,14 @@ class FaultySampler(Sampler):
 
     def update(self, key, grid, report, view):
         return report.scores if self.fault == "a state out of nothing" else super().update(key, grid, report, view)
+
+
+@dataclass(frozen=True)
+class AdditiveSampler(Additive):
+    """Announces no signal, or one that the queue does not have."""
+
+    def shares(self, part, whole, view):
+        return jnp.asarray(part.cells / whole.cells)
 
 
 @dataclass(frozen=True)
@@ -134,6 +143,14 @@ def test_a_fault_of_no_user_is_not_blamed_on_one():
 def test_a_sampler_as_it_was_written_before_is_told_the_new_arguments():
     line = mistake(f"sampler._target_={__name__}.OldSampler")
     assert line == "sampler: OldSampler.probabilities(self, queue, step) must take (self, grid, view)"
+
+
+@pytest.mark.parametrize("signal", [None, "visits"])
+def test_an_additive_sampler_has_a_signal_of_the_queue(signal, monkeypatch):
+    if signal is not None:
+        monkeypatch.setattr(AdditiveSampler, "signal", signal, raising=False)
+    line = mistake(f"sampler._target_={__name__}.AdditiveSampler")
+    assert line == f"sampler: the attribute signal must be losses or deltas. Got {signal}"
 
 
 def test_there_is_nothing_to_interpolate_between_categories():

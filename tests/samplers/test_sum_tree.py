@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from twmaml.samplers import sum_tree
-from twmaml.samplers.additive import TREE_FROM
+from twmaml.samplers.additive import TREE_FROM, fill_of
 from twmaml.samplers.base import Draw, Report, View
 from twmaml.samplers.cells import _thresholds
 from twmaml.samplers.epsilon_greedy import EpsilonGreedy
@@ -149,6 +149,50 @@ def test_a_subclass_with_a_rule_of_its_own_is_not_drawn_through_the_tree(method)
     view = View(queue_of(1.0), sampler.init(GRID), jnp.int32(0))
     cells, _ = sampler.draw_cells(jax.random.key(0), GRID, view, 50)
     assert (set(cells.tolist()) == {9}) == (method == "probabilities")
+
+
+def test_a_subclass_that_updates_a_state_of_its_own_is_given_no_tree():
+    class Own(Proportional):
+        def update(self, key, grid, report, view):
+            return view.own
+
+    sampler = Own("losses", True)
+    assert sampler.init(GRID) == ()
+    cells, p = sampler.draw_cells(jax.random.key(0), GRID, View(queue_of(1.0), (), jnp.int32(0)), 50)
+    assert (p(cells) > 0).all()
+
+
+def test_rounding_makes_no_unknown_cell_more_than_the_largest_known_one():
+    a_little_more = np.nextafter(np.float32(0.4), 1)
+    whole = sum_tree.Totals(5, jnp.int32(1), jnp.float32(a_little_more), jnp.float32(0.1), jnp.int32(4))
+    assert fill_of(whole, None) == np.float32(0.1)
+
+
+@pytest.mark.parametrize("largest", [3e38, np.inf])
+def test_no_score_is_too_large_to_be_summed(largest):
+    queue = empty_queue(GRID.size)._replace(losses=jnp.full(GRID.size, largest).at[:100].set(1.0))
+    sampler = Proportional("losses", True, uniform_fraction=0.0)
+
+    @jax.jit
+    def draw(queue):
+        cells, probability = sampler.draw_cells(jax.random.key(0), GRID, view_of(sampler, queue), 50)
+        return cells, probability(cells)
+
+    cells, p = draw(queue)
+    assert (cells >= 100).all()
+    np.testing.assert_allclose(p, 1 / (GRID.size - 100), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("share", "sound"), [(1.0, True), (2.0, False)])
+def test_shares_of_many_cells_that_do_not_add_up_have_no_entropy(share, sound):
+    class Flat(Proportional):
+        def shares(self, part, whole, view):
+            return jnp.float32(share) * part.cells / whole.cells
+
+    grid, sampler = ParameterGrid({"a": Interval(0.0, 1.0, 40_000)}), Flat("losses", False)
+    queue = empty_queue(grid.size)
+    entropy = jax.jit(lambda queue: sampler.entropy(grid, view_of(sampler, queue)))(queue)
+    np.testing.assert_allclose(entropy, np.log(grid.size) if sound else np.nan, rtol=1e-5)
 
 
 def test_the_entropy_of_many_cells_is_estimated():

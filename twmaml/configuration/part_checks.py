@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from twmaml.adaptation.base import Adaptation
 from twmaml.errors import ConfigurationError, innermost, one_line
+from twmaml.samplers.additive import Additive
 from twmaml.samplers.base import Report, Sampler, View
 from twmaml.space.grid import ParameterGrid
 from twmaml.space.priority_queue import empty_queue
@@ -64,6 +65,8 @@ def check_sampler(sampler: Sampler, grid: ParameterGrid, tasks: int) -> None:
     if sampler.interpolate and not grid.continuous:
         names = ", ".join(name for name, axis in grid.axes.items() if not axis.continuous)
         raise ConfigurationError(f"sampler.interpolate=True: there is nothing between the categories of {names}")
+    if isinstance(sampler, Additive) and (signal := getattr(sampler, "signal", None)) not in ("losses", "deltas"):
+        raise ConfigurationError(f"sampler: the attribute signal must be losses or deltas. Got {signal}")
     key = jax.eval_shape(lambda: jax.random.key(0))
     view = jax.eval_shape(lambda: View(empty_queue(grid.size), sampler.init(grid), jnp.int32(0)))
     p = jax.eval_shape(lambda view: sampler.probabilities(grid, view), view)

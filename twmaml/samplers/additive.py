@@ -69,12 +69,14 @@ class Additive(Sampler):
         return cells, lambda cells: share(sum_tree.leaves(signal, cells))
 
     def entropy(self, grid: ParameterGrid, view: View) -> Float[Array, ""]:
-        """Exact as long as all cells are shown; else the mean of -log p over 1,024 draws."""
+        """Exact where all cells are shown, else the mean of -log p over 1,024 draws; NaN if p does not sum to 1."""
         if grid.size <= SHOWN or not self._has_tree(grid):
             return super().entropy(grid, view)
         key = jax.random.fold_in(jax.random.key(0), view.step)
         cells, probability = self.draw_cells(key, grid, view, _ENTROPY_DRAWS)
-        return -jnp.mean(jnp.log(probability(cells)))
+        whole = sum_tree.root(view.own)
+        adds_up = jnp.abs(self.shares(whole, whole, view) - 1) < 0.01
+        return jnp.where(adds_up, -jnp.mean(jnp.log(probability(cells))), jnp.nan)
 
     def _has_tree(self, grid: ParameterGrid) -> bool:
         """Whether there are many cells; not where a subclass has a state or probabilities of its own."""
