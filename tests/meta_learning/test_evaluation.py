@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.conftest import assert_trees_equal
 from twmaml.meta_learning.evaluation import Evaluation
 from twmaml.samplers.proportional import Proportional
+from twmaml.space.priority_queue import empty_queue
 from twmaml.statistics import cell_means, cvar, diverged_tasks, reported_steps, summarize
 from twmaml.training.devices import over_runs, shard_runs
 
@@ -48,6 +52,22 @@ def test_losses_are_those_of_adapting_every_task_by_itself(evaluation):
             np.testing.assert_allclose(losses[i, k], loss(params, query), rtol=1e-4)
             gradient = jax.grad(loss)(params, support)
             params = jax.tree.map(lambda p, g: p - learner.adaptation.learning_rate * g, params, gradient)
+
+
+def test_a_judgement_has_what_the_queue_holds_for_each_task(evaluation):
+    queue_grid = evaluation.learner.family.grid
+    queue = empty_queue(queue_grid.size)._replace(
+        losses=jnp.arange(queue_grid.size) + 0.5, visits=jnp.arange(queue_grid.size)
+    )
+    meta_params = evaluation.learner.init(0).meta_params
+    own = replace(evaluation, queue_grid=queue_grid)
+    judged = jax.jit(own.judge)(meta_params, queue, own.tasks())
+    cells = queue_grid.locate(own.tasks().tasks)
+    np.testing.assert_array_equal(judged.queue_losses, cells + 0.5)
+    np.testing.assert_array_equal(judged.visits, cells)
+    without = jax.jit(evaluation.judge)(meta_params, queue, evaluation.tasks())
+    assert without.queue_losses is without.visits is None
+    assert_trees_equal(without.results, judged.results)
 
 
 def test_tasks_and_data_are_the_same_for_every_sampler_and_run(make_learner, evaluation):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tests.conftest import assert_trees_equal
-from twmaml.space.priority_queue import empty_queue, queue_metrics, record
+from twmaml.space.priority_queue import SHOWN, empty_queue, queue_metrics, record, shown_cells
 from twmaml.statistics import rank_correlation
 
 CELLS = 6
@@ -80,3 +80,14 @@ def test_the_correlation_is_spearmans_over_visited_cells(pairs):
     else:
         spearman: Any = stats.spearmanr(losses[kept], visits[kept])
         np.testing.assert_allclose(ours, spearman.statistic, atol=1e-12)
+
+
+def test_the_shown_cells_of_a_large_queue_are_spread_over_it_and_always_the_same():
+    cells = 100_000
+    queue = empty_queue(cells)._replace(losses=jnp.arange(cells, dtype=jnp.float32), visits=jnp.arange(cells))
+    shown = jax.jit(shown_cells)(queue)
+    assert np.unique(shown.visits).size == shown.visits.size == SHOWN
+    np.testing.assert_array_equal(shown.losses, shown.visits)
+    assert stats.kstest(np.asarray(shown.visits) / cells, "uniform").pvalue > 1e-3
+    assert_trees_equal(shown_cells(queue), shown)
+    assert shown_cells(empty_queue(SHOWN)).losses.size == SHOWN

@@ -1,6 +1,7 @@
 """Programs of a group: shared arrays are arguments, and a run is saved as if it had been alone."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -15,7 +16,8 @@ from twmaml.meta_learning.evaluation import Evaluation
 from twmaml.space.axis import Interval
 from twmaml.storage.checkpoint import CheckpointError
 from twmaml.tasks.sinusoid import Sinusoid
-from twmaml.training.programs import Group, Tracing
+from twmaml.training.devices import over_runs, shard_runs
+from twmaml.training.programs import Group, Tracing, bytes_taken
 
 
 class Scaled(Sinusoid):
@@ -77,3 +79,33 @@ def test_a_run_of_a_group_is_saved_without_the_others_and_goes_on_to_the_bit(lea
             programs.restore([saved[0], saved[0], saved[2]])
         results = programs.evaluate(states)
         assert results["eval"].results["loss"].shape[1:] == (4, 2)
+
+
+def test_new_states_take_the_place_of_used_ones_and_of_nothing_else(learner):
+    evaluation = Evaluation(learner, learner.family.grid.with_cells([2, 2]), steps=1, draws=1, queries=3)
+    data = learner.family.data()
+    with ThreadPoolExecutor() as background:
+        group = Group(learner, {"eval": evaluation}, {"train": data, "eval": data}, [0], [SAMPLERS["weighted"]])
+        programs = Tracing(group, background).compiled(np.inf)
+    used, _ = programs.advance(programs.begin(), 2)
+    states, _ = programs.advance(used, 3)
+    saved, drawn = programs.save(used)[0], programs.illustrate(used, 0)
+    kept = jax.tree.map(np.copy, (saved, drawn))
+    fresh, chunk = programs.advance(states, 4)
+    reused, same_chunk = programs.advance(states, 4, used)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(used))
+    assert_trees_equal(reused, fresh)
+    assert_trees_equal(same_chunk, chunk)
+    assert_trees_equal((saved, drawn), kept)
+    _, alone = jax.jit(partial(train_chunk, replace(learner, sampler=SAMPLERS["weighted"])))(
+        jax.tree.map(lambda leaf: leaf[0], states), jnp.int32(4), data
+    )
+    assert {name: values.shape for name, values in chunk.metrics.items()} == dict.fromkeys(chunk.metrics, (1,))
+    for name, value in alone.metrics.items():
+        np.testing.assert_allclose(chunk.metrics[name][0], value, rtol=1e-4, err_msg=name)
+
+
+def test_memory_that_is_reused_is_counted_once():
+    x, sharding = jnp.zeros((1, 10_000)), shard_runs(1)
+    lowered = over_runs(lambda x, _: x + 1, sharding, reuse=True).lower(x, jnp.float32(0), x)
+    assert 2 * x.nbytes <= bytes_taken(lowered.compile(), sharding) < 3 * x.nbytes
