@@ -267,6 +267,26 @@ def test_the_estimator_of_a_family_is_the_configured_one():
     assert not np.allclose(gradients[0], gradients[1])
 
 
+@pytest.mark.parametrize(("discount", "trace", "standardise"), [(0.9, 1.0, True), (0.9, 0.4, False)])
+def test_the_gradient_of_a_family_has_the_advantages_that_are_configured(discount, trace, standardise):
+    family = ReinforcementLearning(NAVIGATION, discount, trace, standardise)
+    model = GaussianPolicy([], "tanh", LECUN, 2)
+    weights = model.init(jax.random.key(3), jnp.zeros(2))
+    episode = family.episode(jax.random.key(0), jnp.array([0.2, 0.1]), ())
+    examples = family.collect(jax.random.key(1), episode, "support", partial(model.apply, weights), 4)
+    returns = discounted_sums(examples.rewards, discount)
+    values = linear_baseline(examples.observations, returns, examples.valid)
+    advantages = np.asarray(generalised_advantages(examples.rewards, values, examples.valid, discount, trace))
+    if standardise:
+        advantages = (advantages - advantages.mean()) / advantages.std()
+
+    def expected(weights):
+        return -jnp.mean(model.apply(weights, examples.observations).log_prob(examples.actions) * advantages)
+
+    gradient = jax.grad(lambda weights: family.outcome(partial(model.apply, weights), examples).loss)(weights)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3), gradient, jax.grad(expected)(weights))
+
+
 @given(st.floats(-0.5, 0.5), st.floats(-0.5, 0.5), st.floats(-3, 3), st.integers(0, 99))
 def test_a_score_is_never_negative_and_falls_with_the_return(x, y, push, seed):
     family = ReinforcementLearning(NAVIGATION)
