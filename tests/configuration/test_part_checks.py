@@ -61,7 +61,7 @@ class AdditiveSampler(Additive):
     """Announces no signal, or one that the queue does not have."""
 
     def shares(self, part, whole, view):
-        return jnp.asarray(part.cells / whole.cells)
+        return part.cells / whole.cells
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from twmaml.samplers.base import View
 from twmaml.samplers.cells import _find, _high_product, _thresholds, draw_cells, is_distribution
 from twmaml.samplers.epsilon_greedy import EpsilonGreedy
 from twmaml.samplers.proportional import Proportional
+from twmaml.samplers.uniform import Uniform
 from twmaml.space.axis import Interval
 from twmaml.space.grid import ParameterGrid
 from twmaml.space.priority_queue import empty_queue
@@ -98,6 +99,22 @@ def test_the_expected_importance_weight_is_one_and_bounded(losses, fraction):
     weights = 1 / (p.size * p)
     np.testing.assert_allclose((p * weights).sum(), 1, rtol=1e-5)
     assert weights.max() <= 1 / fraction * (1 + 1e-5)
+
+
+def test_uniform_draws_reach_all_cells_alike_and_those_of_a_subclass_follow_its_own_rule(grid):
+    class OnlyTheFifth(Uniform):
+        def probabilities(self, grid, view):
+            return jnp.zeros(grid.size).at[5].set(1.0)
+
+    view = View(empty_queue(grid.size), (), STEP)
+    cells, probability = Uniform().draw_cells(jax.random.key(0), grid, view, 20_000)
+    assert stats.chisquare(np.bincount(cells, minlength=grid.size)).pvalue > 1e-3
+    np.testing.assert_allclose(probability(cells[:3]), 1 / grid.size)
+    np.testing.assert_allclose(Uniform().entropy(grid, view), np.log(grid.size), rtol=1e-6)
+    cells, probability = OnlyTheFifth().draw_cells(jax.random.key(0), grid, view, 50)
+    np.testing.assert_array_equal(cells, 5)
+    np.testing.assert_array_equal(probability(cells), 1)
+    assert OnlyTheFifth().entropy(grid, view) == 0
 
 
 @pytest.mark.parametrize("name", ["importance", "importance_delta", "interpolated_importance"])

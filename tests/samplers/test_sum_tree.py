@@ -164,7 +164,7 @@ def test_a_subclass_that_updates_a_state_of_its_own_is_given_no_tree():
 
 def test_rounding_makes_no_unknown_cell_more_than_the_largest_known_one():
     a_little_more = np.nextafter(np.float32(0.4), 1)
-    whole = sum_tree.Totals(5, jnp.int32(1), jnp.float32(a_little_more), jnp.float32(0.1), jnp.int32(4))
+    whole = sum_tree.Totals(jnp.int32(5), jnp.int32(1), jnp.float32(a_little_more), jnp.float32(0.1), jnp.int32(4))
     assert fill_of(whole, None) == np.float32(0.1)
 
 

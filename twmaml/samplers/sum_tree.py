@@ -16,7 +16,7 @@ FAN_OUT = 32
 class Totals(NamedTuple):
     """What is known of the signals of sets of cells."""
 
-    cells: Int[Array, "*sets"] | int
+    cells: Int[Array, "*sets"]
     unknown: Int[Array, "*sets"]
     """Cells without a signal yet."""
     total: Float[Array, "*sets"]
@@ -89,7 +89,7 @@ def whole_of(cells: Totals) -> Totals:
     """The same from those of every cell."""
     largest = jnp.max(cells.largest)
     of_largest = jnp.sum(cells.of_largest * (cells.largest == largest))
-    return Totals(cells.total.size, jnp.sum(cells.unknown), jnp.sum(cells.total), largest, of_largest)
+    return Totals(jnp.int32(cells.total.size), jnp.sum(cells.unknown), jnp.sum(cells.total), largest, of_largest)
 
 
 def refresh(tree: Tree, signal: Float[Array, " cells"], cells: Int[Array, " tasks"]) -> Tree:
