@@ -16,7 +16,7 @@ from twmaml.samplers.proportional import Proportional
 from twmaml.samplers.sum_tree import FAN_OUT
 from twmaml.space.axis import Interval
 from twmaml.space.grid import ParameterGrid
-from twmaml.space.priority_queue import PriorityQueue, empty_queue, record
+from twmaml.space.priority_queue import SHOWN, PriorityQueue, empty_queue, record
 
 GRID = ParameterGrid({"a": Interval(0.0, 1.0, 71), "b": Interval(-1.0, 1.0, 67)})
 KINDS = {
@@ -193,6 +193,13 @@ def test_shares_of_many_cells_that_do_not_add_up_have_no_entropy(share, sound):
     queue = empty_queue(grid.size)
     entropy = jax.jit(lambda queue: sampler.entropy(grid, view_of(sampler, queue)))(queue)
     np.testing.assert_allclose(entropy, np.log(grid.size) if sound else np.nan, rtol=1e-5)
+
+
+def test_the_entropy_of_cells_that_are_all_shown_is_exact():
+    assert GRID.size <= SHOWN
+    view = view_of(KINDS["losses"], queue_of(0.4))
+    entropy, p = jax.jit(lambda v: (KINDS["losses"].entropy(GRID, v), KINDS["losses"].probabilities(GRID, v)))(view)
+    np.testing.assert_allclose(entropy, stats.entropy(np.asarray(p, float)), rtol=1e-5)
 
 
 def test_the_entropy_of_many_cells_is_estimated():
