@@ -97,7 +97,8 @@ assert failed == (sys.argv[1] == "fails")
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only where a process can be kept to some cores")
 @pytest.mark.parametrize("end", ["starts", "fails"])
 def test_while_jax_starts_there_is_one_core_and_then_every_thread_has_its_own_again(end, environment):
-    platform = {"JAX_PLATFORMS": "nonsense"} if end == "fails" else {}
+    # -1, which is JAX's way to say that nothing is set, must not make it no core.
+    platform = {"JAX_PLATFORMS": "nonsense", "JAX_NUM_CPU_DEVICES": "-1"} if end == "fails" else {}
     subprocess.run([sys.executable, "-c", _CORES_OF_THREADS, end], env={**environment, **platform}, check=True)
 
 
@@ -140,5 +141,7 @@ def test_jax_takes_as_many_threads_as_it_is_given_and_every_core_is_free_again(e
     cores = count_cores()
     one, every = start(1, 1), start(None, None)
     assert (one[0], every[0]) == (1, cores)
-    assert (one[1] < every[1]) == (cores > 1)
-    assert start(None, 1, JAX_NUM_CPU_DEVICES="1") == one
+    told = start(None, 1, JAX_NUM_CPU_DEVICES="1")
+    assert told[0] == 1
+    # Others may just start or end, so that on one core nothing is said about them.
+    assert cores == 1 or max(one[1], told[1]) < every[1]

@@ -85,7 +85,7 @@ def prepare_jax(runs: int | None, threads: int | None) -> None:
         # One device a core, so that several runs share a machine without an accelerator.
         devices = int(os.environ.get("JAX_NUM_CPU_DEVICES", cores if runs is None else min(cores, runs)))
         jax.config.update("jax_num_cpu_devices", devices)
-        _start_on(cores if threads is None else min(cores, devices * threads))
+        _start_on(cores if threads is None else max(1, min(cores, devices * threads)))
 
 
 def _keep_compiled_programs() -> None:
