@@ -208,3 +208,9 @@ def test_a_sampler_adds_up_on_a_one_cell_grid():
         draw = sampler.draw(jax.random.key(0), grid, View(empty_queue(1), (), jnp.int32(0)), 5)
         assert (np.asarray(draw.cells) == 0).all()
         np.testing.assert_allclose(draw.weights, 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [0.1, 0.3, 1 / 3, 1e-7, 12345.678])
+def test_unvisited_cells_are_as_good_as_equal_visited_ones(loss):
+    queue = queue_with([loss] * 37 + [np.nan] * 5)
+    np.testing.assert_allclose(p_of(EpsilonGreedy(0.0), queue), 1 / 42, rtol=1e-6)

@@ -31,7 +31,7 @@ from twmaml.figures.panels import (
     add_colour_bar,
     axis_label,
     describe_task,
-    listed,
+    in_words,
     marginalise,
     names_room,
     set_title,
@@ -162,7 +162,7 @@ def draw_parameters(comparison: Comparison) -> Figure:
         use_ticks(axes.xaxis, grid.axes[name])
         axes.set_xlabel(axis_label(grid, name))
         others = [other for other in grid.names if other != name]
-        set_title(axes, f"mean over {listed(others)}" if others else "")
+        set_title(axes, f"mean over {in_words(others)}" if others else "")
     return figure
 
 

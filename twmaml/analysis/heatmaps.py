@@ -13,7 +13,7 @@ from twmaml.analysis.sheet import in_rows, lines_in, sheet, when, wrapped
 from twmaml.figures.panels import (
     add_colour_bar,
     colours_for,
-    listed,
+    in_words,
     marginalise,
     norm_of,
     rooms_of,
@@ -47,7 +47,7 @@ def draw_heatmaps(comparison: Comparison) -> Figure:
     places = iter(rows)
     for view in views:
         over = [name for name in grid.names if name not in view]
-        suffix = f", mean over {listed(over)}" if over else ""
+        suffix = f", mean over {in_words(over)}" if over else ""
         for batch in batches:
             for kind, values in kinds.items():
                 row = _Row(comparison, batch, view, f"{kind}{suffix}", signed=values is differences)

@@ -17,7 +17,7 @@ from twmaml.figures.panels import (
     coarsen,
     colours_for,
     describe_task,
-    listed,
+    in_words,
     make_panels,
     marginalise,
     norm_of,
@@ -165,7 +165,7 @@ def draw_queue(data: FigureData) -> Figure:
 def _mean_over(grid: ParameterGrid, view: Sequence[str]) -> str:
     """The part of a title that names the axes which a panel does not show, several of them on a line of its own."""
     others = [name for name in grid.names if name not in view]
-    return f"{', ' if len(others) == 1 else chr(10)}mean over {listed(others)}" if others else ""
+    return f"{', ' if len(others) == 1 else chr(10)}mean over {in_words(others)}" if others else ""
 
 
 def _title_room(grid: ParameterGrid) -> float:

@@ -92,6 +92,7 @@ def fill_of(whole: Totals, initial: float | None) -> Float[Array, ""]:
     if initial is not None:
         return jnp.float32(initial)
     known = whole.cells - whole.unknown
-    # Rounding must not make a mean larger than the largest.
+    # Rounding must neither make a mean larger than the largest, nor that of equal ones smaller.
     mean = jnp.minimum(whole.total / jnp.maximum(known, 1), whole.largest)
+    mean = jnp.where(whole.of_largest == known, whole.largest, mean)
     return jnp.where(known > 0, mean, 1.0)

@@ -18,7 +18,7 @@ from twmaml.storage.summary import Summary
 log = logging.getLogger(__name__)
 
 
-MAY_CHANGE = ("steps", "evaluation.patience", "checkpoint", "figures", "wandb", "devices.memory_gib")
+MAY_CHANGE = ("steps", "evaluation.patience", "checkpoint", "figures", "wandb", "devices.memory_gib", "devices.threads")
 """Keys that a run may go on with another value of: neither its numbers nor the rows of its metrics.csv depend on
 them, but for where they end."""
 
