@@ -24,6 +24,9 @@ MOST_STEPS = 20
 _FEW = 32
 """Examples, up to which sums over them are written out."""
 
+_NARROW = 48
+"""Columns, up to which a product with a transposed left side takes less time than to transpose that before."""
+
 _stored = jax.lax.optimization_barrier
 """Keeps XLA from computing a result again in everything that reads it."""
 
@@ -296,7 +299,8 @@ def _plus_summed_products(
     terms = [] if a is None else [a]
     for b, c in pairs:
         b, c = b.reshape(-1, b.shape[-1]), c.reshape(-1, c.shape[-1])
-        terms.append((c.T @ b).T if c.shape[-1] == 1 else b.T @ c)
+        turned = _stored(b.T) if b.shape[-1] > _NARROW else b.T
+        terms.append((c.T @ b).T if c.shape[-1] == 1 else turned @ c)
     return reduce(jnp.add, terms)
 
 
