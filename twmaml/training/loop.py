@@ -4,6 +4,7 @@ import importlib
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 
@@ -41,33 +42,38 @@ def train(
     Raises:
         CheckpointError: if a checkpoint is not of these programs.
     """
-    with ThreadPoolExecutor(1) as writing, ThreadPoolExecutor(1) as recording:
+    with ThreadPoolExecutor(1) as writing:
         writing.submit(importlib.import_module, "twmaml.figures.run")
         states, step, seconds = _start(programs, runs, checkpoints, writing), runs[0].result.step, 0.0
         progress.update("training", [run.result for run in runs])
         # A sampler may be wrong at once.
         end_failed(programs, runs, states, step, programs.advance(states, 0)[1], seconds, drawing)
-        before, recorded = None, recording.submit(lambda: None)
+        before, write = None, _nothing
         while running(runs):
             if ending := [run for run in running(runs) if run.at_end or stop.asked]:
-                recorded.result()
+                write()
+                write = _nothing
                 _end(programs, runs, ending, states, step, plan, progress, seconds, writing, drawing)
                 continue
             used, before, previous, step = before, states, step, plan.next_stop(step)
             began = time.perf_counter()
-            states, chunk = programs.advance(before, step - previous, used)
+            states, chunk = programs.advance(before, step - previous, used, meanwhile=write)
             seconds += time.perf_counter() - began
-            recorded.result()
             end_failed(programs, runs, before, previous, chunk, seconds, drawing)
             judged = programs.evaluate(states) if plan.evaluates_at(step) and running(runs) else None
-            recorded = recording.submit(_record, runs, step, chunk, judged, progress)  # beside the next chunk
+            write = partial(_record, runs, step, chunk, judged, progress)  # beside the next chunk, if that is all
             saves, draws = plan.saves_after(previous, step), plan.draws_at(step)
             if judged is not None or saves or draws or step == plan.steps:
-                recorded.result()
+                write()
+                write = _nothing
                 if step < plan.steps and (saves or any(run.at_best for run in running(runs))):
                     _save(programs, runs, states, writing)  # of all, so that they can go on from the same step
                 if draws and step < plan.steps:
                     _draw(runs, states, drawing)
+
+
+def _nothing() -> None:
+    """There is nothing to write."""
 
 
 def _record(

@@ -1,6 +1,6 @@
 """The compiled programs that several runs are trained with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from typing import Any
@@ -182,7 +182,13 @@ class Programs:
         state = unpack(template, stacked)
         return group.put(state._replace(sampler=sampler, key=as_loop_key(jax.random.key_data(state.key))))
 
-    def advance(self, states: RunState, steps: int, used: RunState | None = None) -> tuple[RunState, Chunk]:
+    def advance(
+        self,
+        states: RunState,
+        steps: int,
+        used: RunState | None = None,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> tuple[RunState, Chunk]:
         """So many meta-steps: the states on the devices, the chunk on the host.
 
         Args:
@@ -190,10 +196,12 @@ class Programs:
             steps: how many.
             used: states that nobody needs any more; the new ones take their place, as fresh memory for a large queue
                 takes longer than the copy.
+            meanwhile: is called while the devices work.
         """
         used = self.begin() if used is None else used
         shared = (np.int32(steps), self._group.data["train"])
         states, *chunk = self._train((self._group.indices, states), shared, used)
+        meanwhile()
         chunk, metrics = jax.device_get(chunk)
         return states, chunk._replace(metrics=dict(zip(self._metric_names, metrics.T, strict=True)))
 
