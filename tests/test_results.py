@@ -22,21 +22,17 @@ def _final(folder, name):
 
 def test_the_default_run_adapts_far_better_than_it_starts(train, tmp_path):
     began = time.perf_counter()
-    succeed(train("seed=[0,1,2,3]", "hydra.run.dir=x", small=False))
+    succeed(train("hydra.run.dir=x", small=False))
     assert time.perf_counter() - began < 300
-    before, after = (
-        np.mean([_final(tmp_path / f"x/seed_{seed}", f"eval/loss_step_{k}") for seed in range(4)]) for k in (0, 5)
-    )
-    assert before > 1.5
-    assert after < 0.1 * before
+    assert _final(tmp_path / "x", "eval/loss_step_5") <= 0.15
+    assert _final(tmp_path / "x", "eval/loss_step_0") > 1.5
 
 
 def test_maml_sine_is_within_the_rerun_of_finn_et_al(train, tmp_path):
-    succeed(train("experiment=maml_sine", f"seed={[*range(16)]}", "hydra.run.dir=x", small=False))
+    succeed(train("experiment=maml_sine", "seed=[0,1,2]", "hydra.run.dir=x", small=False))
     for k, (loss, half_width) in {1: (0.613, 0.058), 5: (0.415, 0.054), 10: (0.377, 0.050)}.items():
-        ours = [_final(tmp_path / f"x/seed_{seed}", f"eval/loss_step_{k}") for seed in range(16)]
-        # Seeds differ by far more than the tasks that the re-run's interval is over: the two intervals have to meet.
-        assert abs(np.mean(ours) - loss) <= half_width + 1.96 * np.std(ours, ddof=1) / 4, k
+        ours = np.mean([_final(tmp_path / f"x/seed_{seed}", f"eval/loss_step_{k}") for seed in range(3)])
+        assert abs(ours - loss) <= half_width, k
 
 
 def test_the_command_of_the_readme_takes_less_than_five_minutes(train, tmp_path):
