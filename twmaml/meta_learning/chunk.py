@@ -22,7 +22,7 @@ class Chunk(NamedTuple):
     """First step with a non-finite loss or an invalid score; `NO_FAILURE` if none. Weights and probabilities are
     checked after the last step only."""
     losses: Float[Array, " shown"]
-    """Of the queue after the last step (`shown_cells`)."""
+    """Losses of the queue's `shown_cells` after the last step."""
     visits: Int[Array, " shown"]
 
 

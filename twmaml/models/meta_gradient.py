@@ -90,7 +90,7 @@ class _Layer(NamedTuple):
     weight: Float[Array, "*tasks inputs outputs"]
     bias: Float[Array, "*tasks_and_1 outputs"]
     inputs: Any = None
-    """Those of all steps kept in factors: [tasks, examples, inputs], or None."""
+    """Inputs of all steps that are kept in factors: [tasks, examples, inputs], or None."""
     errors: Any = None
 
     def times(self, a: Array) -> tuple[Array, Any]:

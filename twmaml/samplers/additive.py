@@ -84,7 +84,7 @@ class Additive(Sampler):
         return grid.size >= TREE_FROM and all(own)
 
     def _signal(self, queue: PriorityQueue) -> Float[Array, " cells"]:
-        return getattr(queue, self.signal)
+        return queue.losses if self.signal == "losses" else queue.deltas
 
 
 def fill_of(whole: Totals, initial: float | None) -> Float[Array, ""]:

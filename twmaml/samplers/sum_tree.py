@@ -14,7 +14,7 @@ FAN_OUT = 32
 
 
 class Totals(NamedTuple):
-    """What is known of the signals of sets of cells."""
+    """Totals of a signal over sets of cells."""
 
     cells: Int[Array, "*sets"]
     unknown: Int[Array, "*sets"]
@@ -22,7 +22,7 @@ class Totals(NamedTuple):
     total: Float[Array, "*sets"]
     """The sum of the known signals."""
     largest: Float[Array, "*sets"]
-    """Of the known ones; minus infinity where there are none."""
+    """The largest known signal; minus infinity where none is known."""
     of_largest: Int[Array, "*sets"]
     """Cells that have it."""
 
