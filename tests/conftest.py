@@ -18,9 +18,20 @@ from omegaconf import OmegaConf
 from twmaml.adaptation.maml import MAML
 from twmaml.meta_learning.learner import MetaLearner
 from twmaml.models.mlp import MLP
+from twmaml.samplers.bandit import Bandit
+from twmaml.samplers.cross_entropy import CrossEntropy
 from twmaml.samplers.epsilon_greedy import EpsilonGreedy
+from twmaml.samplers.group_robust import GroupRobust
+from twmaml.samplers.hard_tasks import HardTasks
+from twmaml.samplers.learnability import Learnability
+from twmaml.samplers.learning_progress import LearningProgress
+from twmaml.samplers.level_replay import LevelReplay
 from twmaml.samplers.proportional import Proportional
+from twmaml.samplers.risk_prediction import RiskPrediction
+from twmaml.samplers.tail_risk import TailRisk
+from twmaml.samplers.task_robust import TaskRobust
 from twmaml.samplers.uniform import Uniform
+from twmaml.samplers.uniform_difficulty import UniformDifficulty
 from twmaml.space.axis import Interval
 from twmaml.space.grid import ParameterGrid
 from twmaml.statistics import summarize
@@ -48,6 +59,27 @@ SAMPLERS = {
     "interpolated": Proportional("losses", False, interpolate=True),
     "interpolated_importance": Proportional("losses", True, interpolate=True),
 }
+
+
+FIELD = {
+    "tail_risk": TailRisk(0.7, "batch", Uniform()),
+    "tail_risk_density": TailRisk(0.7, "density", Uniform()),
+    "tail_risk_queue": TailRisk(0.7, "queue", Proportional("losses", True)),
+    "task_robust": TaskRobust(1e-3, Uniform()),
+    "group_robust": GroupRobust(0.01, Uniform()),
+    "uniform_difficulty": UniformDifficulty(0.9, Uniform()),
+    "level_replay": LevelReplay("losses", 0.8, 0.3, 0.3, robust=True, spread=0.2),
+    "learnability": Learnability("rank", 0.5, 0.1),
+    "hard_tasks": HardTasks(0.5, 10, 3),
+    "bandit": Bandit(0.001, 0.05),
+    "learning_progress": LearningProgress(0.5, 0.1),
+    "cross_entropy": CrossEntropy(0.05, 0.2, 20, 0.5),
+    "risk_prediction": RiskPrediction(2, "top"),
+    "risk_prediction_diverse": RiskPrediction(4, "diverse"),
+}
+"""Samplers and weightings of the field."""
+
+SAMPLERS |= FIELD
 
 
 @pytest.fixture(scope="session", autouse=True)

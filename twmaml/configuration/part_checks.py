@@ -62,9 +62,11 @@ def check_sampler(sampler: Sampler, grid: ParameterGrid, tasks: int) -> None:
     Raises:
         ConfigurationError: with what it must return, and what it does.
     """
-    if sampler.interpolate and not grid.continuous:
+    if (sampler.interpolate or sampler.continuous_only) and not grid.continuous:
         names = ", ".join(name for name, axis in grid.axes.items() if not axis.continuous)
-        raise ConfigurationError(f"sampler.interpolate=True: there is nothing between the categories of {names}")
+        unusable = f"sampler: {type(sampler).__name__} cannot be used"
+        what = "sampler.interpolate=True" if sampler.interpolate else unusable
+        raise ConfigurationError(f"{what}: there is nothing between the categories of {names}")
     if isinstance(sampler, Additive) and (signal := getattr(sampler, "signal", None)) not in ("losses", "deltas"):
         raise ConfigurationError(f"sampler: the attribute signal must be losses or deltas. Got {signal}")
     key = jax.eval_shape(lambda: jax.random.key(0))

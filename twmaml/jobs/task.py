@@ -6,6 +6,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import jax
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -56,8 +57,14 @@ class TrainTask:
             states_in(config, folder)
 
     def group_key(self, config: Mapping[str, Any]) -> str:
-        """Equal for jobs that one program can train; with a large grid only if their sampler is the same."""
-        return group_key(config, with_sampler=build_once(config).learner.family.grid.size >= _MANY_CELLS)
+        """Equal for jobs that one program can train.
+
+        With a large grid only if their sampler is the same, and on an accelerator if it is an expensive one: there a
+        program of several samplers computes all of them in every run.
+        """
+        learner = build_once(config).learner
+        alone = learner.sampler.expensive and jax.default_backend() != "cpu"
+        return group_key(config, with_sampler=alone or learner.family.grid.size >= _MANY_CELLS)
 
     finished = staticmethod(finished_job)
     prepare = staticmethod(Job.open)

@@ -57,6 +57,11 @@ class Sampler(ABC):
     """Whether tasks come from the interpolated distribution instead of uniformly from the drawn cell."""
     selects: bool = False
     """Whether draws are chosen from more than are kept; `probabilities` is only the proposal then."""
+    expensive: bool = False
+    """Whether a step takes so long that on an accelerator, where all samplers of a program are computed in every run,
+    it is better given a program of its own."""
+    continuous_only: bool = False
+    """Whether it needs a grid on which there is something between the centres of two cells."""
     remedy: str = "bound them"
     """Advice to a user whose importance weights have grown too large."""
 

@@ -36,7 +36,14 @@ class Proportional(Additive):
     def shares(self, part: Totals, whole: Totals, view: View) -> Float[Array, "*sets"]:
         """Proportional to the signal, over a uniform floor; uniform where all priorities are zero."""
         del view
-        fill, uniform = fill_of(whole, self.initial), part.cells / whole.cells
-        priority, all_priority = (each.total + each.unknown * fill for each in (part, whole))
-        share = jnp.where(all_priority > 0, priority / all_priority, uniform)
-        return (1 - self.uniform_fraction) * share + self.uniform_fraction * uniform
+        return proportional(part, whole, self.uniform_fraction, self.initial)
+
+
+def proportional(
+    part: Totals, whole: Totals, uniform_fraction: float, initial: float | None = None
+) -> Float[Array, "*sets"]:
+    """The probability of sets of cells in proportion to their priority, over a uniform floor."""
+    fill, uniform = fill_of(whole, initial), part.cells / whole.cells
+    priority, all_priority = (each.total + each.unknown * fill for each in (part, whole))
+    share = jnp.where(all_priority > 0, priority / all_priority, uniform)
+    return (1 - uniform_fraction) * share + uniform_fraction * uniform

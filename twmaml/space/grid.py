@@ -62,6 +62,10 @@ class ParameterGrid:
         )
         return Ends(*(jnp.stack(column, axis=1) for column in columns)).value
 
+    def position(self, tasks: Float[Array, "tasks axes"]) -> Float[Array, "tasks axes"]:
+        """The inverse of `at`; outside of 0 ... 1 for a task outside of the range."""
+        return jnp.stack([axis.position(tasks[:, i]) for i, axis in enumerate(self.axes.values())], axis=1)
+
     def centres(self) -> Float[Array, "cells axes"]:
         """The task at the centre of every cell."""
         return self._place(jnp.arange(self.size, dtype=jnp.int32), jnp.float32(0.5))
@@ -119,5 +123,4 @@ class ParameterGrid:
         return self.at((self._unravel(cells) + offset) / jnp.array(self.shape, jnp.float32))
 
     def _position(self, tasks: Float[Array, "tasks axes"]) -> Float[Array, "tasks axes"]:
-        position = jnp.stack([axis.position(tasks[:, i]) for i, axis in enumerate(self.axes.values())], axis=1)
-        return position * jnp.array(self.shape, jnp.float32)
+        return self.position(tasks) * jnp.array(self.shape, jnp.float32)

@@ -1,0 +1,48 @@
+"""Group distributionally robust optimisation, with the cells as groups."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from twmaml.samplers.base import Report, Sampler, View
+from twmaml.samplers.ordering import mean_of_same_cell
+from twmaml.samplers.weighting import Weighting
+from twmaml.space.grid import ParameterGrid
+from twmaml.types import PositiveReal
+
+
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True))
+class GroupRobust(Weighting):
+    """A loss counts N q of its cell, and q ∝ q exp(rate · loss) by exponentiated ascent.
+
+    Only the cells of a batch are updated, each once, by the mean of its losses; in the authors' code a group that is
+    absent from a batch counts as one with loss 0.
+
+    Args:
+        rate: of the ascent.
+        proposal: draws the tasks.
+
+    References:
+        Sagawa et al. 2020, Distributionally robust neural networks for group shifts, algorithm 1.
+    """
+
+    rate: PositiveReal
+    proposal: Sampler
+
+    def start(self, grid: ParameterGrid) -> Float[Array, " cells"]:
+        """log q of q = 1/N."""
+        return jnp.full(grid.size, -jnp.log(jnp.float32(grid.size)))
+
+    def factors(self, report: Report, view: View) -> Float[Array, " tasks"]:
+        """N q of each task's cell."""
+        return view.own.size * jnp.exp(view.own[report.draw.cells])
+
+    def learn(self, grid: ParameterGrid, report: Report, view: View) -> Float[Array, " cells"]:
+        """A step of ascent in the cells of the batch."""
+        del grid
+        cells = report.draw.cells
+        risen = view.own[cells] + self.rate * mean_of_same_cell(cells, report.scores)
+        log_q = view.own.at[cells].set(risen)
+        return log_q - jax.nn.logsumexp(log_q)

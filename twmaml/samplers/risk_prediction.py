@@ -1,0 +1,191 @@
+"""A model that predicts the losses of tasks before they are trained on."""
+
+from itertools import pairwise
+from typing import Annotated, Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, Key, PyTree
+from pydantic import ConfigDict, Field, PositiveInt
+from pydantic.dataclasses import dataclass
+
+from twmaml.samplers.base import Draw, Report, Sampler, View
+from twmaml.space.grid import ParameterGrid
+from twmaml.types import NotNegativeReal, PositiveReal
+
+_WIDTH = 10
+
+
+class Normal(NamedTuple):
+    """A normal distribution of the model's latent vector."""
+
+    mean: Float[Array, " latent"]
+    deviation: Float[Array, " latent"]
+
+
+class Model(NamedTuple):
+    """A neural process: what it has learned, and what it believes after the latest batch."""
+
+    weights: PyTree[Array]
+    optimizer: Any
+    belief: Normal
+    correlation: Float[Array, ""]
+    """Of the losses of the latest batch with what was predicted of them."""
+
+
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
+class RiskPrediction(Sampler):
+    """Of several uniform candidates those that a neural process predicts to be worst are trained on, and no other is
+    adapted to.
+
+    The process encodes the latest batch (tasks and losses) into a latent vector, and decodes a task with it into a
+    loss; it is trained by one step a batch on squared error and the divergence from the latest belief. A task enters as
+    its position in the range, scaled to mean 0 and variance 1 (the authors' code: as it is). Its weights start alike
+    in all runs.
+
+    Args:
+        candidates: for each task of the batch.
+        selection: `top`: the largest mean + optimism · standard deviation over the samples (MPTS); `diverse`: the
+            loss by one sample, and greedily far from those chosen (PDTS; the authors have 32 candidates a task).
+        samples: of the latent vector.
+        optimism: weight of the standard deviation, with `top`.
+        diversity: weight of the mean distance to those chosen, with `diverse`.
+        learning_rate: of the process (Adam).
+        scale: losses are divided by it.
+
+    References:
+        Wang et al. 2025, Model predictive task sampling for efficient and robust adaptation, algorithm 1.
+        Qu et al. 2025, Fast and robust: task sampling with posterior and diversity synergies, algorithm 1.
+    """
+
+    candidates: Annotated[int, Field(ge=1, le=1000)]
+    selection: Literal["top", "diverse"]
+    samples: PositiveInt = 20
+    optimism: NotNegativeReal = 3.0
+    diversity: NotNegativeReal = 1.0
+    learning_rate: PositiveReal = 5e-4
+    scale: PositiveReal = 10.0
+    selects = True
+    expensive = True
+
+    def init(self, grid: ParameterGrid) -> Model:
+        """An untrained process that believes in a standard normal vector."""
+        axes, key = len(grid.axes), jax.random.key(0)
+        shapes = {
+            "encode": [axes + 1, *[_WIDTH] * 3],
+            "join": [_WIDTH, _WIDTH],
+            "mean": [_WIDTH, _WIDTH],
+            "deviation": [_WIDTH, _WIDTH],
+            "decode": [axes + _WIDTH, *[_WIDTH] * 3, 1],
+        }
+        weights = {n: _layers(jax.random.fold_in(key, i), units) for i, (n, units) in enumerate(shapes.items())}
+        belief = Normal(jnp.zeros(_WIDTH), jnp.ones(_WIDTH))
+        return Model(weights, self._optimizer.init(weights), belief, jnp.float32(jnp.nan))
+
+    def probabilities(self, grid: ParameterGrid, view: View) -> Float[Array, " cells"]:
+        """Those of the candidates: 1/N."""
+        del view
+        return jnp.full(grid.size, 1 / grid.size)
+
+    def draw(self, key: Key[Array, ""], grid: ParameterGrid, view: View, n: int) -> Draw:
+        """The best of the candidates."""
+        draw_key, latent_key = jax.random.split(key)
+        drawn = super().draw(draw_key, grid, view, n * self.candidates)
+        tasks, own = _standardised(grid, drawn.tasks), view.own
+        if self.selection == "top":
+            losses = _decode(own.weights, tasks, _sample(latent_key, own.belief, self.samples))
+            _, chosen = jax.lax.top_k(jnp.mean(losses, axis=0) + self.optimism * jnp.std(losses, axis=0), n)
+        else:
+            (losses,) = _decode(own.weights, tasks, _sample(latent_key, own.belief, 1))
+            chosen = choose_apart(losses / 2, tasks, self.diversity, n)
+        return jax.tree.map(lambda each: each[chosen], drawn)
+
+    def update(self, key: Key[Array, ""], grid: ParameterGrid, report: Report, view: View) -> Model:
+        """One step of training on the batch, and the belief that follows from it."""
+        own, tasks = view.own, _standardised(grid, report.draw.tasks)
+        targets = report.scores / self.scale
+
+        def loss(weights: PyTree[Array]) -> tuple[Array, tuple[Normal, Array]]:
+            belief = _encode(weights, tasks, targets)
+            predicted = jnp.mean(_decode(weights, tasks, _sample(key, belief, self.samples)), axis=0)
+            return jnp.sum((predicted - targets) ** 2) + _divergence(belief, own.belief), (belief, predicted)
+
+        gradient, (belief, _) = jax.grad(loss, has_aux=True)(own.weights)
+        updates, optimizer = self._optimizer.update(gradient, own.optimizer)
+        foreseen = _decode(own.weights, tasks, own.belief.mean[None])[0]
+        correlation = jnp.corrcoef(foreseen, targets)[0, 1]
+        return Model(optax.apply_updates(own.weights, updates), optimizer, belief, correlation)
+
+    def metrics(self, view: View) -> dict[str, Array]:
+        """How well the losses of the latest batch had been predicted."""
+        return {"prediction_correlation": view.own.correlation}
+
+    @property
+    def _optimizer(self) -> optax.GradientTransformation:
+        return optax.adam(self.learning_rate)
+
+
+def choose_apart(
+    scores: Float[Array, " candidates"], places: Float[Array, "candidates axes"], diversity: float, n: int
+) -> Int[Array, " tasks"]:
+    """Greedily the candidates of the largest score + diversity · Σ distances to those chosen / (n (n-1))."""
+
+    def choose(i: Int[Array, ""], carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        chosen, free, distance = carry
+        best = jnp.argmax(jnp.where(free, scores + diversity * distance / max(n * (n - 1), 1), -jnp.inf))
+        apart = jnp.linalg.norm(places - places[best], axis=1)
+        return chosen.at[i].set(best.astype(jnp.int32)), free.at[best].set(False), distance + apart
+
+    beginning = (jnp.zeros(n, jnp.int32), jnp.ones(scores.size, bool), jnp.zeros(scores.size))
+    return jax.lax.fori_loop(0, n, choose, beginning)[0]
+
+
+def _standardised(grid: ParameterGrid, tasks: Float[Array, "tasks axes"]) -> Float[Array, "tasks axes"]:
+    return (grid.position(tasks) - 0.5) * jnp.sqrt(12.0)
+
+
+def _layers(key: Key[Array, ""], units: list[int]) -> list[tuple[Array, Array]]:
+    """Weights and biases, uniform between ±1/√inputs."""
+    pairs = list(pairwise(units))
+    keys = jax.random.split(key, (len(pairs), 2))
+    return [
+        (
+            jax.random.uniform(keys[i, 0], (a, b), minval=-(a**-0.5), maxval=a**-0.5),
+            jax.random.uniform(keys[i, 1], (b,), minval=-(a**-0.5), maxval=a**-0.5),
+        )
+        for i, (a, b) in enumerate(pairs)
+    ]
+
+
+def _forward(layers: list[tuple[Array, Array]], h: Array) -> Array:
+    for weight, bias in layers[:-1]:
+        h = jax.nn.relu(h @ weight + bias)
+    weight, bias = layers[-1]
+    return h @ weight + bias
+
+
+def _encode(weights: Any, tasks: Float[Array, "tasks axes"], targets: Float[Array, " tasks"]) -> Normal:
+    encoded = _forward(weights["encode"], jnp.concatenate([tasks, targets[:, None]], axis=1))
+    joined = jax.nn.relu(_forward(weights["join"], jnp.mean(encoded, axis=0)))
+    return Normal(_forward(weights["mean"], joined), 0.1 + 0.9 * jax.nn.sigmoid(_forward(weights["deviation"], joined)))
+
+
+def _decode(
+    weights: Any, tasks: Float[Array, "tasks axes"], latent: Float[Array, "samples latent"]
+) -> Float[Array, "samples tasks"]:
+    """Losses, in units of the scale."""
+    (first, bias), *others = weights["decode"]
+    axes = tasks.shape[1]
+    h = (tasks @ first[:axes])[None] + (latent @ first[axes:])[:, None] + bias
+    return _forward(others, jax.nn.relu(h))[..., 0]
+
+
+def _sample(key: Key[Array, ""], belief: Normal, n: int) -> Float[Array, "samples latent"]:
+    return belief.mean + belief.deviation * jax.random.normal(key, (n, _WIDTH))
+
+
+def _divergence(q: Normal, p: Normal) -> Float[Array, ""]:
+    """KL(q ‖ p)."""
+    ratio = q.deviation / p.deviation
+    return jnp.sum((ratio**2 - 1 + ((q.mean - p.mean) / p.deviation) ** 2) / 2 - jnp.log(ratio))
