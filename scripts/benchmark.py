@@ -37,6 +37,7 @@ from benchmark_loops import (
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from twmaml.configuration.config_files import configuration_folder
 from twmaml.errors import ConfigurationError
 from twmaml.figures.pool import count_cores
 from twmaml.training.devices import QUICKLY, compile_program, over_runs, shard_runs
@@ -109,6 +110,19 @@ def of_grids() -> list[Row]:
     return rows
 
 
+def of_samplers() -> list[Row]:
+    """The time of a meta-step with each sampler, to that with `weighted`."""
+    names = [path.stem for path in sorted((Path(configuration_folder()) / "sampler").glob("*.yaml"))]
+    kinds = {name: [f"sampler={name}"] for name in names} | {
+        "tail_risk, density": ["sampler=tail_risk", "sampler.quantile=density"],
+        "tail_risk, queue": ["sampler=tail_risk", "sampler.quantile=queue"],
+        "risk_prediction, diverse": ["sampler=risk_prediction", "sampler.selection=diverse", "sampler.candidates=32"],
+    }
+    loops = {name: (CompiledLoop(compose(["task=sin2d", *kind])), 300) for name, kind in kinds.items()}
+    rates = in_turn(loops, blocks=7)
+    return [Row(f"{name}, to weighted", rates["weighted"] / each, "x time") for name, each in rates.items()]
+
+
 def of_images() -> list[Row]:
     """Few-shot classification, by filters."""
     job = ["task=glyphs", "sampler=weighted", "meta_batch=8"]
@@ -149,6 +163,7 @@ PARTS: dict[str, Measure] = {
     "sizes": pinned(of_sizes),
     "evaluation": pinned(of_evaluation),
     "grids": pinned(of_grids),
+    "samplers": pinned(of_samplers),
     "sweep": commands.of_sweep,
     "images": pinned(of_images),
     "control": pinned(of_control),

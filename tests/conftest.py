@@ -79,8 +79,6 @@ FIELD = {
 }
 """Samplers and weightings of the field."""
 
-SAMPLERS |= FIELD
-
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_once(tmp_path_factory):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy import optimize, stats
 
-from tests.conftest import FIELD, SAMPLERS
+from tests.conftest import FIELD
 from twmaml.samplers.bandit import Bandit, share_weights
 from twmaml.samplers.base import Draw, Report, View
 from twmaml.samplers.cells import is_distribution
@@ -155,7 +155,7 @@ def test_group_robust_raises_visited_cells_by_the_exponential_of_their_mean_loss
 
 @pytest.mark.parametrize("name", ["task_robust", "group_robust"])
 def test_the_weights_of_robust_learning_average_to_one_over_cells(name, grid):
-    sampler, rng = SAMPLERS[name], np.random.default_rng(0)
+    sampler, rng = FIELD[name], np.random.default_rng(0)
     view = after(sampler, grid, [(rng.integers(0, grid.size, 8), rng.exponential(size=8)) for _ in range(30)])
     weights = weights_of(sampler, np.ones(grid.size), grid, view, range(grid.size))
     np.testing.assert_allclose(weights.mean(), 1, rtol=1e-4)
@@ -369,7 +369,7 @@ def test_axes_without_an_order_are_refused():
 
     grid = ParameterGrid({"kind": Categories(["x", "y"])})
     with pytest.raises(ConfigurationError, match=r"CrossEntropy .* categories of kind"):
-        check_sampler(SAMPLERS["cross_entropy"], grid, 4)
+        check_sampler(FIELD["cross_entropy"], grid, 4)
 
 
 def test_candidates_are_chosen_apart_from_each_other():

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int, Key
 from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
@@ -27,7 +28,8 @@ class Normal(NamedTuple):
 class Model(NamedTuple):
     """A neural process: what it has learned, and what it believes after the latest batch."""
 
-    weights: PyTree[Array]
+    weights: Float[Array, " weights"]
+    """Of all layers in one vector: the many small ones of a network would each cost the optimiser as much."""
     optimizer: Any
     belief: Normal
     correlation: Float[Array, ""]
@@ -71,15 +73,7 @@ class RiskPrediction(Sampler):
 
     def init(self, grid: ParameterGrid) -> Model:
         """An untrained process that believes in a standard normal vector."""
-        axes, key = len(grid.axes), jax.random.key(0)
-        shapes = {
-            "encode": [axes + 1, *[_WIDTH] * 3],
-            "join": [_WIDTH, _WIDTH],
-            "mean": [_WIDTH, _WIDTH],
-            "deviation": [_WIDTH, _WIDTH],
-            "decode": [axes + _WIDTH, *[_WIDTH] * 3, 1],
-        }
-        weights = {n: _layers(jax.random.fold_in(key, i), units) for i, (n, units) in enumerate(shapes.items())}
+        weights, _ = ravel_pytree(_fresh(len(grid.axes)))
         belief = Normal(jnp.zeros(_WIDTH), jnp.ones(_WIDTH))
         return Model(weights, self._optimizer.init(weights), belief, jnp.float32(jnp.nan))
 
@@ -93,27 +87,28 @@ class RiskPrediction(Sampler):
         draw_key, latent_key = jax.random.split(key)
         drawn = super().draw(draw_key, grid, view, n * self.candidates)
         tasks, own = _standardised(grid, drawn.tasks), view.own
+        layers = _layers_of(own.weights, grid)
         if self.selection == "top":
-            losses = _decode(own.weights, tasks, _sample(latent_key, own.belief, self.samples))
+            losses = _decode(layers, tasks, _sample(latent_key, own.belief, self.samples))
             _, chosen = jax.lax.top_k(jnp.mean(losses, axis=0) + self.optimism * jnp.std(losses, axis=0), n)
         else:
-            (losses,) = _decode(own.weights, tasks, _sample(latent_key, own.belief, 1))
+            (losses,) = _decode(layers, tasks, _sample(latent_key, own.belief, 1))
             chosen = choose_apart(losses / 2, tasks, self.diversity, n)
         return jax.tree.map(lambda each: each[chosen], drawn)
 
     def update(self, key: Key[Array, ""], grid: ParameterGrid, report: Report, view: View) -> Model:
         """One step of training on the batch, and the belief that follows from it."""
         own, tasks = view.own, _standardised(grid, report.draw.tasks)
-        targets = report.scores / self.scale
+        targets, layers = report.scores / self.scale, _layers_of(own.weights, grid)
 
-        def loss(weights: PyTree[Array]) -> tuple[Array, tuple[Normal, Array]]:
-            belief = _encode(weights, tasks, targets)
-            predicted = jnp.mean(_decode(weights, tasks, _sample(key, belief, self.samples)), axis=0)
-            return jnp.sum((predicted - targets) ** 2) + _divergence(belief, own.belief), (belief, predicted)
+        def loss(layers: Any) -> tuple[Array, Normal]:
+            belief = _encode(layers, tasks, targets)
+            predicted = jnp.mean(_decode(layers, tasks, _sample(key, belief, self.samples)), axis=0)
+            return jnp.sum((predicted - targets) ** 2) + _divergence(belief, own.belief), belief
 
-        gradient, (belief, _) = jax.grad(loss, has_aux=True)(own.weights)
-        updates, optimizer = self._optimizer.update(gradient, own.optimizer)
-        foreseen = _decode(own.weights, tasks, own.belief.mean[None])[0]
+        gradient, belief = jax.grad(loss, has_aux=True)(layers)
+        updates, optimizer = self._optimizer.update(ravel_pytree(gradient)[0], own.optimizer)
+        foreseen = _decode(layers, tasks, own.belief.mean[None])[0]
         correlation = jnp.corrcoef(foreseen, targets)[0, 1]
         return Model(optax.apply_updates(own.weights, updates), optimizer, belief, correlation)
 
@@ -145,6 +140,24 @@ def _standardised(grid: ParameterGrid, tasks: Float[Array, "tasks axes"]) -> Flo
     return (grid.position(tasks) - 0.5) * jnp.sqrt(12.0)
 
 
+def _fresh(axes: int) -> dict[str, list[tuple[Array, Array]]]:
+    """The layers of an untrained process."""
+    shapes = {
+        "encode": [axes + 1, *[_WIDTH] * 3],
+        "join": [_WIDTH, _WIDTH],
+        "believe": [_WIDTH, 2 * _WIDTH],
+        "decode": [axes + _WIDTH, *[_WIDTH] * 3, 1],
+    }
+    keys = jax.random.split(jax.random.key(0), len(shapes))
+    return {name: _layers(key, units) for key, (name, units) in zip(keys, shapes.items(), strict=True)}
+
+
+def _layers_of(weights: Float[Array, " weights"], grid: ParameterGrid) -> dict[str, list[tuple[Array, Array]]]:
+    form = jax.eval_shape(lambda: _fresh(len(grid.axes)))
+    _, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), form))
+    return unravel(weights)
+
+
 def _layers(key: Key[Array, ""], units: list[int]) -> list[tuple[Array, Array]]:
     """Weights and biases, uniform between ±1/√inputs."""
     pairs = list(pairwise(units))
@@ -165,17 +178,18 @@ def _forward(layers: list[tuple[Array, Array]], h: Array) -> Array:
     return h @ weight + bias
 
 
-def _encode(weights: Any, tasks: Float[Array, "tasks axes"], targets: Float[Array, " tasks"]) -> Normal:
-    encoded = _forward(weights["encode"], jnp.concatenate([tasks, targets[:, None]], axis=1))
-    joined = jax.nn.relu(_forward(weights["join"], jnp.mean(encoded, axis=0)))
-    return Normal(_forward(weights["mean"], joined), 0.1 + 0.9 * jax.nn.sigmoid(_forward(weights["deviation"], joined)))
+def _encode(layers: Any, tasks: Float[Array, "tasks axes"], targets: Float[Array, " tasks"]) -> Normal:
+    encoded = _forward(layers["encode"], jnp.concatenate([tasks, targets[:, None]], axis=1))
+    joined = jax.nn.relu(_forward(layers["join"], jnp.mean(encoded, axis=0)))
+    mean, deviation = jnp.split(_forward(layers["believe"], joined), 2)
+    return Normal(mean, 0.1 + 0.9 * jax.nn.sigmoid(deviation))
 
 
 def _decode(
-    weights: Any, tasks: Float[Array, "tasks axes"], latent: Float[Array, "samples latent"]
+    layers: Any, tasks: Float[Array, "tasks axes"], latent: Float[Array, "samples latent"]
 ) -> Float[Array, "samples tasks"]:
     """Losses, in units of the scale."""
-    (first, bias), *others = weights["decode"]
+    (first, bias), *others = layers["decode"]
     axes = tasks.shape[1]
     h = (tasks @ first[:axes])[None] + (latent @ first[axes:])[:, None] + bias
     return _forward(others, jax.nn.relu(h))[..., 0]
