@@ -314,6 +314,8 @@ def test_a_split_is_the_training_family_with_changes():
         "+evaluation.splits={validation: {}, again: {}, mine: {seed: 0}}", "evaluation.seed=4294967295"
     ).evaluations
     assert [each.seed for each in own.values()] == [2**32 - 1, 0, 2**32 - 1, 0]  # nobody chooses by the data of `eval`
+    inside = build("evaluation.inside_cells=true", "+evaluation.splits.centres.inside_cells=false").evaluations
+    assert [each.inside_cells for each in inside.values()] == [True, False]
     replaced = "+evaluation.splits.gaps.task.amplitude"
     gaps = "{_target_: twmaml.space.axis.Segments, intervals: [[0.1, 1.0, 9], [4.0, 5.0, 3]]}"
     axis = build(f"{replaced}={gaps}").evaluations["gaps"].learner.family.grid.axes["amplitude"]
