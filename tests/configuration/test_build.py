@@ -168,6 +168,8 @@ def test_the_predecessor_has_no_floor_and_its_own_epsilon():
             ["+evaluation.splits.seen.draws=0"],
             "evaluation.splits.seen.draws=0: must be greater than or equal",
         ),
+        (["task.noise=-0.1"], "task.noise must not be negative. Got -0.1"),
+        (["+evaluation.splits.clean.task.noise=-1"], "evaluation.splits.clean.task.noise must not be negative"),
         (["+evaluation.splits.seen.task.nope=3"], "evaluation.splits.seen.task.nope: there is no such key"),
         (["evaluation.splits=3"], "evaluation.splits=3"),
         (["evaluation.splits={seen: {}}"], "evaluation.splits: there is no such key; it holds no such one, which +"),

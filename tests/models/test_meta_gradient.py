@@ -141,6 +141,7 @@ class NoWay:
     [
         ({}, True),
         ({"adaptation": MAML(0.05, 1, first_order=True)}, True),
+        ({"family": replace(FAMILY, noise=0.3)}, True),
         ({"family": Absolute(**vars(FAMILY))}, False),
         ({"adaptation": MAML(0.05, 3, decay=0.5)}, True),
         ({"adaptation": MAML(0.05, MOST_STEPS + 1)}, False),
@@ -149,7 +150,7 @@ class NoWay:
         ({"model": NoWay()}, False),
         ({"tasks_at_once": 2}, False),
     ],
-    ids=["plain", "first order", "loss", "steps", "many steps", "adaptation", "apply", "network", "blocks"],
+    ids=["plain", "first order", "noise", "loss", "steps", "many steps", "adaptation", "apply", "network", "blocks"],
 )
 def test_a_meta_step_is_that_of_autodiff_and_by_hand_where_that_is_the_same(changes, applies, monkeypatch):
     learner = make_learner_of(**{"family": FAMILY, "adaptation": MAML(0.05, 1), **changes})

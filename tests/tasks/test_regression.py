@@ -65,3 +65,28 @@ def test_a_nuisance_is_drawn_anew_for_each_task_and_shared_by_its_support_and_qu
     for part in ("support", "query"):
         data = family.collect(jax.random.key(1), episode, part, lambda x: x, 9)
         np.testing.assert_allclose(data.targets, 2 * np.sin(np.asarray(data.inputs, float) + phases[0]), atol=1e-5)
+
+
+def targets_of(family, task, n):
+    data = collect(family, task, n)
+    return np.asarray(data.targets, float), 2 * np.sin(np.asarray(data.inputs, float))
+
+
+@pytest.mark.parametrize("noise", [0.3, Interval(0.0, 1.0, 2), Nuisance(0.0, 1.0)])
+def test_noise_is_gaussian_and_on_targets_only(noise):
+    family = Sinusoid(AMPLITUDE, 0.0, 1.0, -5.0, 5.0, noise)
+    task = jnp.array([2.0, 0.3] if isinstance(noise, Interval) else [2.0])
+    deviation = family.episode(jax.random.key(1), task, ())["noise"]
+    noisy, clean = targets_of(family, task, 5000)
+    assert stats.kstest((noisy - clean)[:, 0] / float(deviation), "norm").pvalue > 1e-3
+    silent = Sinusoid(AMPLITUDE, 0.0, 1.0, -5.0, 5.0)
+    np.testing.assert_array_equal(collect(family, task, 9).inputs, collect(silent, task[:1], 9).inputs)
+
+
+def test_without_noise_the_program_has_none():
+    programs = [
+        str(jax.make_jaxpr(lambda task, family=family: collect(family, task, 5))(jnp.array([2.0])))
+        for family in (Sinusoid(AMPLITUDE, 0.0, 1.0, -5.0, 5.0, noise) for noise in (0.0, 0.1))
+    ]
+    assert ["erf_inv" in program for program in programs] == [False, True]
+    assert len(programs[0]) < len(programs[1])

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
+from twmaml.space.axis import Parameter
 from twmaml.tasks.base import AdaptationPath, Part, TaskFamily
 from twmaml.tasks.parameters import Parameters, Parametrised
 from twmaml.types import Metric, Outcome, Predict
@@ -21,20 +22,27 @@ class Examples(NamedTuple):
     targets: Float[Array, "examples 1"]
 
 
+_NOISE = 0x6E6F6973  # folded into a key that inputs are drawn by
+
+
 class Regression(Parametrised, TaskFamily):
     """A family of functions of one real input, judged by the mean squared error.
 
     A subclass is a frozen dataclass whose fields are task parameters (`Parametrised`). Besides them it needs the
-    fields `x_low` and `x_high`, the range of the inputs, and `target`.
+    fields `x_low` and `x_high`, the range of the inputs, and `target`; it may have a field `noise`.
     """
 
     x_low: float
     x_high: float
+    noise: Parameter = 0.0
+    """Standard deviation of Gaussian noise on every target; its square is a loss that no adapting takes away."""
     score = Metric("loss", "mean squared error")
 
     def __post_init__(self) -> None:
         if not self.x_low < self.x_high:
             raise ValueError(f"x_low must be less than x_high. Got x_low={self.x_low}, x_high={self.x_high}")
+        if self.smallest("noise") < 0:
+            raise ValueError(f"noise must not be negative. Got {self.smallest('noise'):g}")
         self.grid  # noqa: B018  says now what is wrong with the axes
 
     @property
@@ -52,10 +60,14 @@ class Regression(Parametrised, TaskFamily):
         return self.parameters(key, task)
 
     def collect(self, key: Key[Array, ""], episode: Parameters, part: Part, predict: Predict, n: int) -> Examples:
-        """Inputs drawn uniformly from the range, and the task's function of them."""
+        """Inputs drawn uniformly from the range, and the task's function of them with noise."""
         del part, predict
         inputs = jax.random.uniform(key, (n, 1), minval=self.x_low, maxval=self.x_high)
-        return Examples(inputs, self.target(episode, inputs))
+        targets = self.target(episode, inputs)
+        if self.noise != 0:  # else the program has none of it
+            deviation = episode.get("noise", self.noise)
+            targets = targets + deviation * jax.random.normal(jax.random.fold_in(key, _NOISE), targets.shape)
+        return Examples(inputs, targets)
 
     def outcome(self, predict: Predict, examples: Examples) -> Outcome:
         """The mean squared error, as loss and as score."""
