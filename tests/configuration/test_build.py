@@ -168,6 +168,11 @@ def test_the_predecessor_has_no_floor_and_its_own_epsilon():
             ["+evaluation.splits.seen.draws=0"],
             "evaluation.splits.seen.draws=0: must be greater than or equal",
         ),
+        (["task=pendulum_dynamics", "task.mass.low=0"], "task.mass must be above 0. Got 0"),
+        (
+            ["task=pendulum_dynamics", "evaluation.queries=191"],
+            "shots=10 evaluation.queries=191: an episode has task.horizon=200 transitions. Got 201 examples",
+        ),
         (["task.noise=-0.1"], "task.noise must not be negative. Got -0.1"),
         (["+evaluation.splits.clean.task.noise=-1"], "evaluation.splits.clean.task.noise must not be negative"),
         (["+evaluation.splits.seen.task.nope=3"], "evaluation.splits.seen.task.nope: there is no such key"),
