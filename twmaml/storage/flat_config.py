@@ -13,7 +13,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
-ADDED = {"evaluation.inside_cells": False, "task.noise": 0.0}
+ADDED = {"evaluation.inside_cells": False, "task.noise": 0.0, "model.bias": "zero"}
 """Keys that runs of earlier versions lack, each with the value that says what they did."""
 
 
