@@ -44,10 +44,8 @@ def test_no_transition_is_in_support_and_query(equal_lots):
     episode = episode_of(FAMILY)
     if equal_lots:
         episode = episode._replace(lots=jnp.zeros(200))
-    support, query = (
-        FAMILY.collect(jax.random.key(1), episode, part, lambda x: x, n).inputs
-        for part, n in (("support", 10), ("query", 190))
-    )
+    support = FAMILY.examples(jax.random.key(1), episode, "support", 10).inputs
+    query = FAMILY.examples(jax.random.key(1), episode, "query", 190).inputs
     assert len(np.unique(np.concatenate([support, query]), axis=0)) == 200
     assert len({tuple(np.asarray(episode_of(FAMILY, key).chosen("support", 10))) for key in range(5)}) == 5
 

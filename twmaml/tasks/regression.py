@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from twmaml.space.axis import Parameter
 from twmaml.tasks.base import AdaptationPath, Part, TaskFamily
 from twmaml.tasks.parameters import Parameters, Parametrised
 from twmaml.types import Metric, Outcome, Predict
@@ -73,8 +72,8 @@ class Regression(Parametrised, SquaredErrorFamily):
 
     x_low: float
     x_high: float
-    noise: Parameter = 0.0
-    """Standard deviation of Gaussian noise on every target; its square is a loss that no adapting takes away."""
+    noise: Any = 0.0
+    """Standard deviation of Gaussian noise on every target: a task parameter. Its square is a loss that stays."""
 
     def __post_init__(self) -> None:
         if not self.x_low < self.x_high:
