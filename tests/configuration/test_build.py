@@ -134,7 +134,7 @@ def test_the_predecessor_has_no_floor_and_its_own_epsilon():
         (["sampler=weigthed"], "did you mean weighted?"),
         (["stps=3"], "stps: there is no such key; did you mean steps?"),
         (["+foo=3"], "foo: there is no such key"),
-        (["+model.bias=3"], "model.bias: there is no such key"),
+        (["+model.biases=3"], "model.biases: there is no such key"),
         (["evaluation.evry=3"], "did you mean evaluation.every?"),
         (["steps=abc"], "steps=abc: must be a valid integer"),
         (["steps=1.5"], "steps=1.5: must be a valid integer"),
