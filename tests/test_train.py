@@ -8,10 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.conftest import SMALL, contents, read_wandb, succeed, wait_for_rows
+from twmaml.storage import evaluation_file
 from twmaml.storage.metrics_file import read_metrics
 
 ROOT = Path(__file__).parent.parent
@@ -84,6 +86,37 @@ def _check_wandb(folder):
     drawn = {key.split("/")[1] for row in history for key in row if key.startswith("figures/")}
     assert drawn == {path.stem for path in (folder / "figures").iterdir()}
     assert exit_code == 0
+
+
+def test_a_run_is_judged_on_wider_and_on_cleaner_tasks_than_it_is_trained_on(train, tmp_path):
+    axis = "_target_: twmaml.space.axis"
+    overrides = [
+        *("~task.amplitude", "~task.phase"),  # else Hydra merges what stands there
+        f"+task.amplitude={{{axis}.Segments, intervals: [[0.1, 1.05, 9], [4.95, 5.0, 2]]}}",
+        f"+task.phase={{{axis}.Nuisance, low: 0.0, high: 180.0, unit: deg}}",
+        f"task.noise={{{axis}.Interval, low: 0.0, high: 1.0, cells: 2}}",
+        f"+evaluation.splits.eval.task.amplitude={{{axis}.Interval, low: 0.1, high: 5.0, cells: 49}}",
+        "+evaluation.splits.eval.task.noise=0.0",
+        *("+evaluation.splits.known.draws=1", "evaluation.inside_cells=true", "evaluation.draws=3"),
+        *("steps=4", "log_every=2", "evaluation.every=4", "evaluation.steps=2", "model.widths=[8]"),
+    ]
+    output = succeed(train(*overrides, "hydra.run.dir=run", small=False))
+    assert "could not be drawn" not in output.stdout + output.stderr
+    wide, known = (
+        evaluation_file.read(evaluation_file.path_of(tmp_path / "run", 4, split)) for split in ("eval", "known")
+    )
+    assert wide.grid.names == ("amplitude",)
+    np.testing.assert_array_equal(wide.grid.locate(jnp.asarray(wide.tasks)), np.repeat(np.arange(49), 3))
+    assert len(np.unique(wide.tasks)) == 3 * 49
+    assert wide.visits is wide.queue_losses is None  # the queue has no cells for them
+    assert known.grid.names == ("amplitude", "noise")
+    assert known.visits is not None
+    assert known.visits.shape == (22,)
+    protocols = json.loads((tmp_path / "run" / "summary.json").read_text())["protocols"]
+    assert [protocols[split].rpartition(", ")[2] for split in ("eval", "known")] == [
+        "147 tasks inside their cells",
+        "22 tasks inside their cells",
+    ]
 
 
 def test_the_same_seed_gives_the_same_file_and_another_seed_another_one(train, tmp_path):

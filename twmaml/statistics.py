@@ -86,13 +86,18 @@ class Statistic(NamedTuple):
     of_tasks: bool = False
     """Whether of single tasks; otherwise of the means of cells."""
     tail: int | None = None
-    """The percentage of the worst cells that it looks at."""
+    """The percentage of the worst cells, or tasks, that it looks at."""
     spread: bool = False
     """Whether it says how far values lie apart, of which less is better whatever the values are."""
 
 
 def _cvar(tail: int, column: str | None) -> Statistic:
     return Statistic(f"cvar_{tail}", column, f"CVaR, worst {tail} %", lambda costs: cvar(costs, tail), tail=tail)
+
+
+def _cvar_of_tasks(tail: int) -> Statistic:
+    own = {"key": f"task_cvar_{tail}", "label": f"CVaR of single tasks, worst {tail} %"}
+    return _cvar(tail, None)._replace(**own, of_tasks=True)
 
 
 MEAN = Statistic("mean", SCORE, "mean", np.mean)
@@ -108,6 +113,7 @@ STATISTICS = (
     _cvar(50, None),
     _cvar(5, None),
     Statistic("task_interval", None, "± 95 % over tasks of one network", half_width, of_tasks=True, spread=True),
+    *(_cvar_of_tasks(tail) for tail in (50, 30, 10, 5)),
 )
 """Every statistic; those of metrics.csv in the order of its columns."""
 

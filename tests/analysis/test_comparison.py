@@ -66,11 +66,12 @@ def test_statistics_follow_their_definitions():
         assert found["task_interval"][k] == pytest.approx(1.96 * scipy.stats.sem(losses[:, k]))
         assert found["worst_cell"][k] == pytest.approx(cells[0])
         assert found["diverged"][k] == 0
-        for tail in TAILS:  # the mean of the worst; a cell on the border counts with its share inside
-            size = max(12 * tail / 100, 1)
-            whole = int(size)
-            part = (size - whole) * cells[whole] if whole < 12 else 0
-            assert found[f"cvar_{tail}"][k] == pytest.approx((sum(cells[:whole]) + part) / size)
+        for key, each in (("cvar", cells), ("task_cvar", sorted(losses[:, k], reverse=True))):
+            for tail in TAILS:  # the mean of the worst; one on the border counts with its share inside
+                size = max(len(each) * tail / 100, 1)
+                whole = int(size)
+                part = (size - whole) * each[whole] if whole < len(each) else 0
+                assert found[f"{key}_{tail}"][k] == pytest.approx((sum(each[:whole]) + part) / size)
 
 
 def test_diverged_tasks_are_counted_and_left_out():

@@ -118,15 +118,23 @@ def test_runs_of_another_task_or_evaluation_are_left_out(tmp_path):
     write_run(tmp_path / "task", task="quadratic")
     write_run(tmp_path / "inner", losses=np.ones((3, 12, 4)))
     write_run(tmp_path / "data", evaluation={"seed": 1})
+    write_run(tmp_path / "inside", evaluation={"seed": 0, "draws": 1, "queries": 100, "inside_cells": True})
     write_run(tmp_path / "shots", shots=5)
     write_run(tmp_path / "fixed", task_config={"frequency": 2.0}, sampler="delta")
     write_run(tmp_path / "cells", task_config={"amplitude": {"cells": 7}}, sampler="delta")
     runs, left_out = read_runs([tmp_path])
     assert [run.folder.name for run in runs] == ["cells", "same0", "same1", "same2"]
-    assert set(reasons(left_out)) == {"task", "inner", "data", "shots", "fixed"}
+    assert set(reasons(left_out)) == {"task", "inner", "data", "inside", "shots", "fixed"}
     assert reasons(left_out)["shots"] == "of another task or evaluation: shots=5"
     assert reasons(left_out)["fixed"] == "of another task or evaluation: task.frequency=2.0"
     assert all(reason.startswith("of another task or evaluation") for reason in reasons(left_out).values())
+
+
+def test_a_run_from_before_a_key_goes_with_one_that_has_its_old_meaning(tmp_path):
+    write_run(tmp_path / "before", seed=0)
+    write_run(tmp_path / "since", seed=1, evaluation={"seed": 0, "draws": 1, "queries": 100, "inside_cells": False})
+    (arm,) = group_runs(read_runs([tmp_path])[0])
+    assert (arm.name, arm.seeds) == ("uniform", [0, 1])
 
 
 def write_split(folder, split, losses):

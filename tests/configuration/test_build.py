@@ -134,7 +134,7 @@ def test_the_predecessor_has_no_floor_and_its_own_epsilon():
         (["sampler=weigthed"], "did you mean weighted?"),
         (["stps=3"], "stps: there is no such key; did you mean steps?"),
         (["+foo=3"], "foo: there is no such key"),
-        (["+model.bias=3"], "model.bias: there is no such key"),
+        (["+model.biases=3"], "model.biases: there is no such key"),
         (["evaluation.evry=3"], "did you mean evaluation.every?"),
         (["steps=abc"], "steps=abc: must be a valid integer"),
         (["steps=1.5"], "steps=1.5: must be a valid integer"),
@@ -168,6 +168,13 @@ def test_the_predecessor_has_no_floor_and_its_own_epsilon():
             ["+evaluation.splits.seen.draws=0"],
             "evaluation.splits.seen.draws=0: must be greater than or equal",
         ),
+        (["task=pendulum_dynamics", "task.mass.low=0"], "task.mass must be above 0. Got 0"),
+        (
+            ["task=pendulum_dynamics", "evaluation.queries=191"],
+            "shots=10 evaluation.queries=191: an episode has task.horizon=200 transitions. Got 201 examples",
+        ),
+        (["task.noise=-0.1"], "task.noise must not be negative. Got -0.1"),
+        (["+evaluation.splits.clean.task.noise=-1"], "evaluation.splits.clean.task.noise must not be negative"),
         (["+evaluation.splits.seen.task.nope=3"], "evaluation.splits.seen.task.nope: there is no such key"),
         (["evaluation.splits=3"], "evaluation.splits=3"),
         (["evaluation.splits={seen: {}}"], "evaluation.splits: there is no such key; it holds no such one, which +"),
@@ -314,6 +321,8 @@ def test_a_split_is_the_training_family_with_changes():
         "+evaluation.splits={validation: {}, again: {}, mine: {seed: 0}}", "evaluation.seed=4294967295"
     ).evaluations
     assert [each.seed for each in own.values()] == [2**32 - 1, 0, 2**32 - 1, 0]  # nobody chooses by the data of `eval`
+    inside = build("evaluation.inside_cells=true", "+evaluation.splits.centres.inside_cells=false").evaluations
+    assert [each.inside_cells for each in inside.values()] == [True, False]
     replaced = "+evaluation.splits.gaps.task.amplitude"
     gaps = "{_target_: twmaml.space.axis.Segments, intervals: [[0.1, 1.0, 9], [4.0, 5.0, 3]]}"
     axis = build(f"{replaced}={gaps}").evaluations["gaps"].learner.family.grid.axes["amplitude"]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from tests.conftest import assert_trees_equal
 from twmaml.meta_learning.evaluation import Evaluation
@@ -95,6 +96,23 @@ def test_draws_of_a_cell_have_the_same_task_and_different_data(evaluation):
     fixed = evaluation.tasks()
     np.testing.assert_array_equal(fixed.tasks[0::2], fixed.tasks[1::2])
     assert len({tuple(k) for k in np.asarray(jax.random.key_data(fixed.keys))}) == 24
+
+
+def test_tasks_may_lie_anywhere_inside_their_cells(evaluation, make_learner):
+    inside = replace(evaluation, draws=50, inside_cells=True)
+    fixed, grid = inside.tasks(), inside.grid
+    np.testing.assert_array_equal(grid.locate(fixed.tasks), np.repeat(np.arange(grid.size), 50))
+    axes = grid.axes.values()
+    place = np.stack([axis.position(fixed.tasks[:, i]) * axis.cells % 1 for i, axis in enumerate(axes)])
+    assert all(stats.kstest(of_axis, "uniform").pvalue > 1e-3 for of_axis in place)
+    at_centres = replace(inside, inside_cells=False)
+    assert_trees_equal(fixed.keys, at_centres.tasks().keys)  # the same data at other places
+    other = replace(inside, learner=make_learner(Proportional("losses", True)))
+    assert_trees_equal(fixed, other.tasks())
+    assert np.all(fixed.tasks != replace(inside, seed=1).tasks().tasks)
+    assert (inside.protocol, at_centres.protocol) == tuple(
+        f"3 shots, 5 queries, 6 inner steps, 600 tasks{words}" for words in (" inside their cells", "")
+    )
 
 
 def _random_losses(tasks=24, steps=7):

@@ -1,7 +1,7 @@
 """The meta-gradient by hand equals autodiff, and takes its place only where it is the same."""
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
@@ -21,6 +21,7 @@ from twmaml.models.meta_gradient import MOST_STEPS
 from twmaml.models.mlp import MLP
 from twmaml.samplers.uniform import Uniform
 from twmaml.space.axis import Interval
+from twmaml.tasks.regression import Regression
 from twmaml.tasks.sinusoid import Sinusoid
 from twmaml.training.devices import TRAINING, compile_program
 from twmaml.types import Outcome
@@ -107,6 +108,21 @@ class Absolute(Sinusoid):
         return Outcome(loss=loss, score=loss, metrics={})
 
 
+@dataclass(frozen=True)
+class Spread(Regression):
+    """Functions of the plane with three values."""
+
+    slope: Interval
+    x_low: float = -2.0
+    x_high: float = 2.0
+    noise: float = 0.1
+    inputs = 2
+    outputs = 3
+
+    def target(self, parameters, x):
+        return jnp.stack([parameters["slope"] * x[:, 0], jnp.sin(x[:, 1]), x[:, 0] * x[:, 1]], axis=1)
+
+
 class Doubled(MAML):
     """Adapts twice as far."""
 
@@ -141,6 +157,8 @@ class NoWay:
     [
         ({}, True),
         ({"adaptation": MAML(0.05, 1, first_order=True)}, True),
+        ({"family": replace(FAMILY, noise=0.3)}, True),
+        ({"family": Spread(Interval(0.5, 4.5, 4)), "model": MLP([4], "tanh", LECUN, 3)}, True),
         ({"family": Absolute(**vars(FAMILY))}, False),
         ({"adaptation": MAML(0.05, 3, decay=0.5)}, True),
         ({"adaptation": MAML(0.05, MOST_STEPS + 1)}, False),
@@ -149,7 +167,19 @@ class NoWay:
         ({"model": NoWay()}, False),
         ({"tasks_at_once": 2}, False),
     ],
-    ids=["plain", "first order", "loss", "steps", "many steps", "adaptation", "apply", "network", "blocks"],
+    ids=[
+        "plain",
+        "first order",
+        "noise",
+        "vectors",
+        "loss",
+        "steps",
+        "many steps",
+        "adaptation",
+        "apply",
+        "network",
+        "blocks",
+    ],
 )
 def test_a_meta_step_is_that_of_autodiff_and_by_hand_where_that_is_the_same(changes, applies, monkeypatch):
     learner = make_learner_of(**{"family": FAMILY, "adaptation": MAML(0.05, 1), **changes})

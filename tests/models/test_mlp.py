@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from scipy import stats
 
 from twmaml.meta_learning.chunk import train_chunk
 from twmaml.models.base import Model
@@ -29,6 +30,18 @@ def test_the_mlp_is_the_network_it_says():
     by_hand = np.maximum(np.maximum(x @ w1 + b1, 0) @ w2 + b2, 0) @ w3 + b3
     np.testing.assert_allclose(model.apply(params, jnp.asarray(x)), by_hand, rtol=1e-4, atol=1e-5)
     assert isinstance(model, Model)
+
+
+def test_biases_start_at_zero_or_are_drawn_as_the_weights_of_their_layer():
+    pytorchs = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+    zero, drawn = (MLP([2000, 1000], "relu", pytorchs, 500, bias) for bias in ("zero", "as_weights"))
+    key, example = jax.random.key(0), jnp.zeros(4)
+    for layer, same in zip(drawn.init(key, example), zero.init(key, example), strict=True):
+        np.testing.assert_array_equal(layer.weight, same.weight)
+        assert not same.bias.any()
+        bound = 1 / np.sqrt(layer.weight.shape[0])
+        assert stats.kstest(layer.bias, stats.uniform(-bound, 2 * bound).cdf).pvalue > 1e-3
+        assert not np.isin(layer.bias, layer.weight).all()
 
 
 def test_an_example_of_any_shape_is_a_vector():
@@ -60,7 +73,8 @@ def test_a_flax_linen_module_plugs_in_by_its_target(make_learner):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"widths": [0]}, {"widths": ["a"]}, {"activation": "rellu"}, {"outputs": 0}, {"weight_init": 3}]
+    "changes",
+    [{"widths": [0]}, {"widths": ["a"]}, {"activation": "rellu"}, {"outputs": 0}, {"weight_init": 3}, {"bias": "one"}],
 )
 def test_a_wrong_argument_is_refused(changes):
     arguments = {"widths": [4], "activation": "relu", "weight_init": jax.nn.initializers.zeros, **changes}

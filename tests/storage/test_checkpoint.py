@@ -5,6 +5,7 @@ import pickle
 import resource
 import shutil
 import sys
+from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
 
@@ -34,6 +35,7 @@ from twmaml.storage.checkpoint import (
     write,
 )
 from twmaml.storage.metrics_file import Mark
+from twmaml.storage.run_folder import Resumable, RunFolder
 
 PARTS = {
     "task": {
@@ -322,3 +324,12 @@ def test_a_checkpoint_that_would_run_foreign_code_is_refused(target, tmp_path, t
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         load(tmp_path)
+
+
+def test_a_run_of_an_earlier_version_goes_on_unless_a_key_that_was_added_since_says_something_else(folder):
+    notes = newest_notes(folder)
+    assert notes is not None
+    for inside, refused in ((False, None), (True, r"evaluation.inside_cells \(False there, True here\)")):
+        config = notes.config | {"steps": 30, "evaluation": {"patience": None, "inside_cells": inside}}
+        with pytest.raises(ConfigurationError, match=refused) if refused else nullcontext():
+            assert RunFolder.look(folder, config) == Resumable()

@@ -16,7 +16,7 @@ from twmaml.space.grid import ParameterGrid
 from twmaml.statistics import SCORE
 from twmaml.storage import evaluation_file, pictures_file, summary
 from twmaml.storage.files import DamagedFileError
-from twmaml.storage.flat_config import flatten
+from twmaml.storage.flat_config import flatten_run
 from twmaml.storage.metrics_file import read_metrics
 from twmaml.storage.pictures_file import Pictures
 from twmaml.storage.summary import Summary
@@ -148,7 +148,7 @@ def _kind(run: FinishedRun) -> tuple[Any, ...]:
 
 def _judged_by(run: FinishedRun) -> dict[str, Any]:
     """The keys that say what tasks a run was judged on, and their data. (The cells of the queue are the sampler's.)"""
-    own = {"shots", *(f"evaluation.{key}" for key in ("seed", "draws", "queries"))}
+    own = {"shots", *(f"evaluation.{key}" for key in ("seed", "draws", "inside_cells", "queries"))}
     return {
         key: value
         for key, value in sorted(run.config.items())
@@ -204,7 +204,7 @@ def read_run(folder: Path, split: str = "eval") -> FinishedRun:
             seed=found.seed,
             choices={key: str(choice) for key, choice in choices["hydra"]["runtime"]["choices"].items()},
             composed=config,
-            config=dict(flatten(config)),
+            config=flatten_run(config),
             summary=found,
             metrics=metrics,
             evaluations=evaluations,

@@ -31,7 +31,7 @@ class Measure(NamedTuple):
     """Over the seeds, of costs; takes `axis`."""
     higher_is_better: bool = False
     tail: int | None = None
-    """The percentage of the worst cells that it looks at."""
+    """The percentage of the worst cells, or tasks, that it looks at."""
     group: str = ""
     """The label of the metric, where a comparison has several."""
 
@@ -41,13 +41,13 @@ class Measure(NamedTuple):
         return f"{self.group}: {self.label}" if self.group else self.label
 
 
-TAILS = tuple(sorted((statistic.tail for statistic in STATISTICS if statistic.tail), reverse=True))
+TAILS = tuple(sorted({statistic.tail for statistic in STATISTICS if statistic.tail}, reverse=True))
 
 _BY_KEY = {statistic.key: statistic for statistic in STATISTICS}
 
 _KEYS = (
     *("mean", "task_interval", "mean_iqm", "mean_median", "iqm", "sd", "worst_task", "worst_cell"),
-    *(f"cvar_{tail}" for tail in TAILS),
+    *(f"{of}_{tail}" for of in ("cvar", "task_cvar") for tail in TAILS),
 )
 
 _OVER_SEEDS: Mapping[str, tuple[str, Callable[..., Any]]] = {

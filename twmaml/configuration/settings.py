@@ -34,6 +34,7 @@ class SplitSettings:
     task: Mapping[str, Any] = field(default_factory=dict)
     cells: Sequence[PositiveInt] | None = None
     draws: Count | None = None
+    inside_cells: bool | None = None
     queries: Count | None = None
     seed: Seed | None = None
 
@@ -46,6 +47,7 @@ class EvaluationSettings:
     steps: Annotated[InnerSteps, Field(ge=1)]
     cells: Sequence[PositiveInt] | None
     draws: Count
+    inside_cells: bool
     queries: Count
     seed: Seed
     splits: Mapping[str, SplitSettings]

@@ -126,6 +126,7 @@ def _build_evaluation(
         grid=grid,
         steps=asked.steps,
         draws=draws,
+        inside_cells=asked.inside_cells if split.inside_cells is None else split.inside_cells,
         queries=asked.queries if split.queries is None else split.queries,
         seed=_default_seed(name, asked.seed) if split.seed is None else split.seed,
         queue_grid=training.grid if agree else None,

@@ -16,7 +16,7 @@ from twmaml.space.priority_queue import PriorityQueue
 from twmaml.types import Fast, MetaParams, Metric
 
 # Training splits the key of its seed in two; folding in another number first leaves that family of keys.
-_EVALUATION, _PICTURES = 0x6576616C, 0x65786D70
+_EVALUATION, _PICTURES, _PLACES = 0x6576616C, 0x65786D70, 0x706C6163
 
 
 class EvaluationTasks(NamedTuple):
@@ -45,13 +45,14 @@ class Evaluation:
 
     Args:
         learner: says what a task is and how to adapt to it; its family is the split's.
-        grid: the evaluation tasks sit at the centres of its cells.
+        grid: the evaluation tasks sit at the centres of its cells, or anywhere inside them.
         steps: inner steps.
-        draws: independent draws of support and query data for each cell.
+        draws: tasks of each cell, with independent draws of support and query data.
         queries: query points of a draw.
         seed: of the data; evaluation shares no key with training, whatever the two seeds are.
         queue_grid: the training family's; None if it is another one than the split's.
         data_note: how far the split's data is that of training, in words.
+        inside_cells: whether each task is drawn uniformly from its cell, instead of lying at the centre.
     """
 
     learner: MetaLearner
@@ -62,6 +63,7 @@ class Evaluation:
     seed: int = 0
     queue_grid: ParameterGrid | None = None
     data_note: str = ""
+    inside_cells: bool = False
 
     @property
     def metrics(self) -> Sequence[Metric]:
@@ -79,14 +81,18 @@ class Evaluation:
             _counted(self.queries, "query", "queries"),
             _counted(self.steps, "inner step"),
             learner.model.protocol if isinstance(learner.model, HasProtocol) else "",
-            _counted(self.grid.size * self.draws, "task"),
+            _counted(self.grid.size * self.draws, "task") + (" inside their cells" if self.inside_cells else ""),
         ]
         return ", ".join(part for part in parts if part)
 
     def tasks(self) -> EvaluationTasks:
-        """`draws` times every centre of the grid."""
+        """`draws` times every centre of the grid, or so many tasks from every cell."""
         key = jax.random.fold_in(jax.random.key(self.seed), _EVALUATION)
-        tasks = jnp.repeat(self.grid.centres(), self.draws, axis=0)
+        if self.inside_cells:
+            every = jnp.repeat(jnp.arange(self.grid.size, dtype=jnp.int32), self.draws)
+            tasks = self.grid.sample_in(jax.random.fold_in(jax.random.key(self.seed), _PLACES), every)
+        else:
+            tasks = jnp.repeat(self.grid.centres(), self.draws, axis=0)
         cells = None if self.queue_grid is None else self.queue_grid.locate(tasks)
         return EvaluationTasks(tasks, jax.random.split(key, tasks.shape[0]), cells)
 

@@ -18,6 +18,8 @@ from twmaml.types import LossOf, Params
 Activation = Literal["relu", "tanh", "sigmoid", "gelu", "silu", "elu", "selu", "softplus", "leaky_relu"]
 """The name of a function of `jax.nn`."""
 
+_BIAS = 0x62696173  # folded into the key that a layer's weight is drawn by
+
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True))
 class MLP:
@@ -26,15 +28,16 @@ class MLP:
     Args:
         widths: units of each hidden layer; an empty list makes the network affine.
         activation: name of the function after each hidden layer, of `jax.nn`.
-        weight_init: draws a weight from a key, a shape and a dtype, as `jax.nn.initializers` do; biases
-            start at zero.
+        weight_init: draws a weight from a key, a shape and a dtype, as `jax.nn.initializers` do.
         outputs: units of the last layer, which has no activation.
+        bias: start of the biases: zero, or drawn as the weights of the same layer are.
     """
 
     widths: Annotated[Sequence[PositiveInt], Field(max_length=100)]
     activation: Activation
     weight_init: Any
     outputs: PositiveInt = 1
+    bias: Literal["zero", "as_weights"] = "zero"
 
     def __post_init__(self) -> None:
         if not callable(self.weight_init):
@@ -45,7 +48,13 @@ class MLP:
         units = [example_input.size, *self.widths, self.outputs]
         keys = jax.random.split(key, len(units) - 1)
         shapes = zip(keys, units[:-1], units[1:], strict=True)
-        return tuple(Dense(self.weight_init(k, (m, n), jnp.float32), jnp.zeros(n)) for k, m, n in shapes)
+        return tuple(Dense(self.weight_init(k, (m, n), jnp.float32), self._bias(k, m, n)) for k, m, n in shapes)
+
+    def _bias(self, key: Key[Array, ""], inputs: int, outputs: int) -> Float[Array, " outputs"]:
+        if self.bias == "zero":
+            return jnp.zeros(outputs)
+        # A row of another weight of the layer, as an initialiser tells the number of inputs by the shape.
+        return self.weight_init(jax.random.fold_in(key, _BIAS), (inputs, outputs), jnp.float32)[0]
 
     def apply(self, params: Params, inputs: Float[Array, "..."]) -> Float[Array, "*batch outputs"]:
         """The outputs of the last layer."""

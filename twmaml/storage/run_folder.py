@@ -12,7 +12,7 @@ from twmaml.errors import ConfigurationError
 from twmaml.storage import summary
 from twmaml.storage.checkpoint import Checkpoint, CheckpointError, newest_notes, remove_after
 from twmaml.storage.files import DamagedFileError
-from twmaml.storage.flat_config import flatten
+from twmaml.storage.flat_config import flatten_run
 from twmaml.storage.summary import Summary
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def _state_of(path: Path, config: Mapping[str, Any]) -> State:
     notes = newest_notes(path)
     if notes is None:
         return Empty()
-    there, here = (dict(flatten(json.loads(json.dumps(c, default=str)))) for c in (notes.config, config))
+    there, here = (flatten_run(json.loads(json.dumps(c, default=str))) for c in (notes.config, config))
     differing = [
         f"{key} ({there.get(key, 'nothing')} there, {here.get(key, 'nothing')} here)"
         for key in sorted({*there, *here})

@@ -58,7 +58,7 @@ class Parametrised:
         return min(self._ends(name))
 
     def _ends(self, name: str) -> list[float]:
-        value = vars(self)[name]
+        value = getattr(self, name)
         if isinstance(value, Axis):
             with jax.ensure_compile_time_eval():  # it may be asked for inside a program
                 return np.asarray(value.ends(jnp.array([0.0, 1.0])).value).tolist()

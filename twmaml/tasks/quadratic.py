@@ -19,6 +19,7 @@ class Quadratic(Regression):
         c: likewise.
         x_low: smallest input.
         x_high: largest input.
+        noise: standard deviation of what is added to every target: an axis, or one number for all tasks.
     """
 
     a: Parameter
@@ -26,6 +27,7 @@ class Quadratic(Regression):
     c: Parameter
     x_low: Real
     x_high: Real
+    noise: Parameter = 0.0
 
     def target(
         self, parameters: dict[str, Float[Array, ""] | float], x: Float[Array, "*batch"]

@@ -17,45 +17,30 @@ from twmaml.types import Metric, Outcome, Predict
 class Examples(NamedTuple):
     """Data of a regression."""
 
-    inputs: Float[Array, "examples 1"]
-    targets: Float[Array, "examples 1"]
+    inputs: Float[Array, "examples inputs"]
+    targets: Float[Array, "examples outputs"]
 
 
-class Regression(Parametrised, TaskFamily):
-    """A family of functions of one real input, judged by the mean squared error.
+class SquaredErrorFamily(TaskFamily):
+    """A family whose examples are vectors, judged by the mean squared error over all outputs."""
 
-    A subclass is a frozen dataclass whose fields are task parameters (`Parametrised`). Besides them it needs the
-    fields `x_low` and `x_high`, the range of the inputs, and `target`.
-    """
-
-    x_low: float
-    x_high: float
+    inputs = 1
+    """Numbers of an input; those of a target are `outputs`."""
     score = Metric("loss", "mean squared error")
 
-    def __post_init__(self) -> None:
-        if not self.x_low < self.x_high:
-            raise ValueError(f"x_low must be less than x_high. Got x_low={self.x_low}, x_high={self.x_high}")
-        self.grid  # noqa: B018  says now what is wrong with the axes
-
     @property
-    def example_input(self) -> Float[Array, " 1"]:
-        """One real number."""
-        return jnp.zeros(1)
+    def example_input(self) -> Float[Array, " inputs"]:
+        """Real numbers."""
+        return jnp.zeros(self.inputs)
 
     @abstractmethod
-    def target(self, parameters: Parameters, x: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
-        """The task's function."""
+    def examples(self, key: Key[Array, ""], episode: Any, part: Part, n: int) -> Examples:
+        """`n` examples of an episode, whatever the predictor."""
 
-    def episode(self, key: Key[Array, ""], task: Float[Array, " axes"], data: PyTree[Array]) -> Parameters:
-        """All parameters of a task: those of the grid, those drawn anew, and the fixed ones."""
-        del data
-        return self.parameters(key, task)
-
-    def collect(self, key: Key[Array, ""], episode: Parameters, part: Part, predict: Predict, n: int) -> Examples:
-        """Inputs drawn uniformly from the range, and the task's function of them."""
-        del part, predict
-        inputs = jax.random.uniform(key, (n, 1), minval=self.x_low, maxval=self.x_high)
-        return Examples(inputs, self.target(episode, inputs))
+    def collect(self, key: Key[Array, ""], episode: Any, part: Part, predict: Predict, n: int) -> Examples:
+        """The same; the fast meta-gradient relies on it."""
+        del predict
+        return self.examples(key, episode, part, n)
 
     def outcome(self, predict: Predict, examples: Examples) -> Outcome:
         """The mean squared error, as loss and as score."""
@@ -68,12 +53,62 @@ class Regression(Parametrised, TaskFamily):
         loss = jnp.mean((predictions - examples.targets) ** 2)
         return Outcome(loss=loss, score=loss, metrics={})
 
+    def support_of(self, x: Any, y: Any) -> Examples:
+        """Inputs and targets as rows."""
+        inputs, targets = (jnp.asarray(part, jnp.float32) for part in (x, y))
+        return Examples(inputs.reshape(-1, self.inputs), targets.reshape(-1, self.outputs))
+
+
+_NOISE = 0x6E6F6973  # folded into a key that inputs are drawn by
+
+
+class Regression(Parametrised, SquaredErrorFamily):
+    """A family of functions, of one real input unless it says otherwise.
+
+    A subclass is a frozen dataclass whose fields are task parameters (`Parametrised`). Besides them it needs the
+    fields `x_low` and `x_high`, the range of the inputs, and `target`; it may have a field `noise`, and with
+    `inputs = 2` or `outputs = 3` in the class a function of vectors.
+    """
+
+    x_low: float
+    x_high: float
+    noise: Any = 0.0
+    """Standard deviation of Gaussian noise on every target: a task parameter. Its square is a loss that stays."""
+
+    def __post_init__(self) -> None:
+        if not self.x_low < self.x_high:
+            raise ValueError(f"x_low must be less than x_high. Got x_low={self.x_low}, x_high={self.x_high}")
+        if self.smallest("noise") < 0:
+            raise ValueError(f"noise must not be negative. Got {self.smallest('noise'):g}")
+        self.grid  # noqa: B018  says now what is wrong with the axes
+
+    @abstractmethod
+    def target(self, parameters: Parameters, x: Float[Array, "examples inputs"]) -> Float[Array, "examples outputs"]:
+        """The task's function."""
+
+    def episode(self, key: Key[Array, ""], task: Float[Array, " axes"], data: PyTree[Array]) -> Parameters:
+        """All parameters of a task: those of the grid, those drawn anew, and the fixed ones."""
+        del data
+        return self.parameters(key, task)
+
+    def examples(self, key: Key[Array, ""], episode: Parameters, part: Part, n: int) -> Examples:
+        """Inputs drawn uniformly from the range, and the task's function of them with noise."""
+        del part
+        inputs = jax.random.uniform(key, (n, self.inputs), minval=self.x_low, maxval=self.x_high)
+        targets = self.target(episode, inputs)
+        if self.noise != 0:  # else the program has none of it
+            deviation = episode.get("noise", self.noise)
+            targets = targets + deviation * jax.random.normal(jax.random.fold_in(key, _NOISE), targets.shape)
+        return Examples(inputs, targets)
+
     def picture(self, episode: Parameters, support: Examples, path: AdaptationPath) -> dict[str, Array]:
-        """Target, support and predictions over the range of inputs."""
+        """Target, support and predictions over the range of inputs; nothing of a function of vectors."""
+        if self.inputs > 1 or self.outputs > 1:
+            return {}
         x = jnp.linspace(self.x_low, self.x_high, 200)
         return {
             "x": x,
-            "targets": self.target(episode, x),
+            "targets": self.target(episode, x[:, None])[:, 0],
             "predictions": path(lambda predict: predict(x[:, None])[:, 0]),
             "support_inputs": support.inputs[:, 0],
             "support_targets": support.targets[:, 0],
@@ -89,13 +124,9 @@ class Regression(Parametrised, TaskFamily):
             axes.plot(picture["x"], predictions[k], line, linewidth=1.8, label=label)
         axes.set(xlabel="x", ylabel="y")
 
-    def support_of(self, x: Any, y: Any) -> Examples:
-        """Inputs and targets as columns."""
-        return Examples(*(jnp.asarray(part, jnp.float32).reshape(-1, 1) for part in (x, y)))
-
 
 def is_mean_squared_error(family: TaskFamily) -> bool:
     """Whether the loss and the score of a family are the mean squared error of its examples, and nothing else."""
-    return isinstance(family, Regression) and all(
-        getattr(type(family), name) is getattr(Regression, name) for name in ("collect", "outcome", "on_policy")
+    return isinstance(family, SquaredErrorFamily) and all(
+        getattr(type(family), name) is getattr(SquaredErrorFamily, name) for name in ("collect", "outcome", "on_policy")
     )

@@ -20,6 +20,7 @@ class Sinusoid(Regression):
         frequency: an axis, or one number for all tasks.
         x_low: smallest input.
         x_high: largest input.
+        noise: standard deviation of what is added to every target: an axis, or one number for all tasks.
 
     References:
         Finn, Abbeel, Levine 2017, Model-Agnostic Meta-Learning, section 5.1 (there with minus the phase).
@@ -30,6 +31,7 @@ class Sinusoid(Regression):
     frequency: Parameter
     x_low: Real
     x_high: Real
+    noise: Parameter = 0.0
 
     def target(
         self, parameters: dict[str, Float[Array, ""] | float], x: Float[Array, "*batch"]
