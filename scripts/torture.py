@@ -2,7 +2,7 @@
 
 `python scripts/torture.py` kills it 30 times (`kill -9`) and asks it 10 times to end (SIGTERM), at random moments of
 the training and, now and then, of the start. After each, every file must be readable. `--task glyphs` does so with
-images.
+images, `--sweep` with two seeds of every sampler as one program.
 """
 
 import argparse
@@ -26,9 +26,10 @@ SMALL = [
     "meta_batch=4",
     "checkpoint.every=500",
     "wandb.mode=disabled",
-    "sampler=importance_delta",
 ]
 """A run that is over soon, with all of a run's files."""
+
+ONE, SWEEP = ["sampler=importance_delta"], ["--multirun", "sampler=glob(*)", "seed=0,1"]
 
 OF_TASK = {
     "sin2d": ["evaluation.cells=[4,3]", "model.widths=[8]"],
@@ -45,16 +46,23 @@ AT_START = 0.15
 
 def start(folder: Path, overrides: Sequence[str]) -> subprocess.Popen[bytes]:
     """The command of a run, to begin it and to go on with it."""
-    command = [sys.executable, "-m", "twmaml.train", *SMALL, *overrides, f"hydra.run.dir={folder.name}"]
+    where = "sweep" if "--multirun" in overrides else "run"
+    command = [sys.executable, "-m", "twmaml.train", *SMALL, *overrides, f"hydra.{where}.dir={folder.name}"]
     return subprocess.Popen(command, cwd=folder.parent, stdout=subprocess.DEVNULL)
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The folders of the runs that have begun."""
+    return sorted(path.parent for path in (folder, *folder.glob("*/")) for path in path.glob("metrics.csv"))
 
 
 def last_step(folder: Path) -> int:
     """The step of the last row of metrics.csv, -1 if there is none; all rows must be whole."""
-    if not (folder / "metrics.csv").exists():
-        return -1
-    metrics = read_metrics(folder / "metrics.csv")
-    return int(metrics["step"][-1]) if metrics else -1
+    steps = []
+    for run in runs_in(folder):
+        metrics = read_metrics(run / "metrics.csv")
+        steps.append(int(metrics["step"][-1]) if metrics else -1)
+    return min(steps, default=-1)
 
 
 def checkpoint_of(folder: Path) -> Checkpoint | None:
@@ -97,14 +105,17 @@ def disturb(folder: Path, overrides: Sequence[str], number: signal.Signals, at: 
         time.sleep(0.2 * chance)
     process.send_signal(number)
     process.wait()
-    where, begun = last_step(folder), (folder / "metrics.csv").exists()
-    kept = check_files(folder) if begun else 0
+    where, kept = last_step(folder), min(map(check_files, runs_in(folder)), default=0)
     moment = "while it started" if at is None else f"at meta-step {where:,}"
     return f"{number.name} {moment}: goes on from {kept:,}, {max(0, where - kept):,} meta-steps lost"
 
 
 def differences(first: Path, second: Path) -> list[str]:
     """Everything that is not the same in two runs."""
+    if len(runs := runs_in(first)) > 1:
+        of_runs = {run.name: differences(run, second / run.name) for run in runs}
+        lost = [] if [run.name for run in runs_in(second)] == [*of_runs] else ["the jobs"]
+        return lost + [f"{each} of job {name}" for name, found in of_runs.items() for each in found]
     differing = []
     names = [path.relative_to(first) for path in (first / "evaluation").rglob("*.*")]
     if set(names) != {path.relative_to(second) for path in (second / "evaluation").rglob("*.*")}:
@@ -132,13 +143,20 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100_000, help="length of the run in meta-steps")
     parser.add_argument("--task", default="sin2d", choices=list(OF_TASK), help="what is trained")
     parser.add_argument("--seed", type=int, default=None, help="of the moments; by default other ones each time")
+    parser.add_argument("--sweep", action="store_true", help="two seeds of every sampler instead of one run")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="configuration, as for twmaml.train")
     arguments = parser.parse_args()
     generator = random.Random(arguments.seed)
     signals = [signal.SIGKILL] * arguments.kills + [signal.SIGTERM] * arguments.terms
     generator.shuffle(signals)
     moments = sorted(generator.randrange(int(0.95 * arguments.steps)) for _ in signals)
-    overrides = [f"task={arguments.task}", *OF_TASK[arguments.task], f"steps={arguments.steps}", *arguments.set]
+    overrides = [
+        *(SWEEP if arguments.sweep else ONE),
+        f"task={arguments.task}",
+        *OF_TASK[arguments.task],
+        f"steps={arguments.steps}",
+        *arguments.set,
+    ]
     with tempfile.TemporaryDirectory() as name:
         disturbed, alone = Path(name) / "disturbed", Path(name) / "alone"
         for count, (number, moment) in enumerate(zip(signals, moments, strict=True), 1):

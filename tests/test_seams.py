@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.conftest import SAMPLERS, SMALL, succeed
+from tests.conftest import FIELD, SAMPLERS, SMALL, succeed
 from tests.readme import example, write_examples
 from twmaml.api import load
 from twmaml.meta_learning.chunk import train_chunk
@@ -39,15 +39,15 @@ def run(*command, folder, environment):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_a_sampler_with_state_shares_a_program_with_the_six_others(make_learner):
+def test_a_sampler_with_state_shares_a_program_with_all_others(make_learner):
     smoothed = example("smoothed", "Smoothed")(decay=0.7, uniform_fraction=0.1)
-    rules = [*(SAMPLERS[name] for name in SIX), smoothed]
+    rules = [*(SAMPLERS[name] for name in SIX), smoothed, *FIELD.values()]
 
     def train(index):
         learner = make_learner(OneOf(rules, index))
         return train_chunk(learner, learner.init(3), jnp.int32(60))
 
-    states, chunk = jax.jit(lambda: jax.lax.map(train, jnp.arange(7)))()
+    states, chunk = jax.jit(lambda: jax.lax.map(train, jnp.arange(len(rules))))()
     for i, rule in enumerate(rules):
         learner = make_learner(rule)
         alone, alone_chunk = jax.jit(lambda learner=learner: train_chunk(learner, learner.init(3), jnp.int32(60)))()
