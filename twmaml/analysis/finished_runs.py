@@ -72,13 +72,9 @@ class Evaluations:
         """Tasks of a cell."""
         return len(self.tasks) // self.grid.size
 
-    def index(self, step: int) -> int:
-        """The place of a meta-step among the evaluations."""
-        return self.steps.tolist().index(step)
-
-    def at(self, step: int) -> dict[str, np.ndarray]:
-        """The values at a meta-step, each [tasks, inner steps + 1]."""
-        return {key: values[self.index(step)] for key, values in self.values.items()}
+    def at(self, place: int) -> dict[str, np.ndarray]:
+        """The values of one of the evaluations, each [tasks, inner steps + 1]."""
+        return {key: values[place] for key, values in self.values.items()}
 
     def protocol(self) -> tuple[Any, ...]:
         """Equal for runs that were judged on the same tasks, by the same metrics, after as many inner steps."""
@@ -103,6 +99,10 @@ class FinishedRun:
     evaluations: Evaluations
     pictures: Pictures | None
     """Three tasks of `eval` before and after adapting, of a family that shows them; None with another split."""
+
+    def at_evaluations(self, column: str) -> np.ndarray:
+        """A column of metrics.csv at each evaluation."""
+        return self.metrics[column][np.isin(self.metrics["step"], self.evaluations.steps)]
 
 
 @dataclass(frozen=True)
