@@ -97,12 +97,22 @@ class FinishedRun:
     metrics: Mapping[str, np.ndarray]
     """metrics.csv by column."""
     evaluations: Evaluations
+    overrides: Sequence[str]
+    """Of the configuration, that it was started with."""
     pictures: Pictures | None
     """Three tasks of `eval` before and after adapting, of a family that shows them; None with another split."""
 
     def at_evaluations(self, column: str) -> np.ndarray:
         """A column of metrics.csv at each evaluation."""
         return self.metrics[column][np.isin(self.metrics["step"], self.evaluations.steps)]
+
+    def has(self, override: str) -> bool:
+        """Whether it was started with an override, or has what that would set."""
+        key, _, choice = override.partition("=")
+        if override in self.overrides or key in self.choices:
+            return override in self.overrides or self.choices[key] == choice
+        set_by: Any = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
+        return all(self.config.get(each) == value for each, value in flatten(set_by))
 
 
 @dataclass(frozen=True)
@@ -192,7 +202,7 @@ def read_run(folder: Path, split: str = "eval") -> FinishedRun:
         found = _read_summary(folder)
         job = folder if (folder / ".hydra").is_dir() else folder.parent
         config: Any = OmegaConf.to_container(OmegaConf.load(job / ".hydra" / "config.yaml"), resolve=True)
-        choices: Any = OmegaConf.to_container(OmegaConf.load(job / ".hydra" / "hydra.yaml"))
+        hydra: Any = OmegaConf.to_container(OmegaConf.load(job / ".hydra" / "hydra.yaml"))["hydra"]  # type: ignore[index]
         metrics = read_metrics(folder / "metrics.csv")
         if split not in (known := evaluation_file.splits_of(folder)):
             raise UnreadableError(f"not judged on {split}, only on {', '.join(known)}")
@@ -202,12 +212,13 @@ def read_run(folder: Path, split: str = "eval") -> FinishedRun:
         return FinishedRun(
             folder=folder,
             seed=found.seed,
-            choices={key: str(choice) for key, choice in choices["hydra"]["runtime"]["choices"].items()},
+            choices={key: str(choice) for key, choice in hydra["runtime"]["choices"].items()},
             composed=config,
             config=dict(flatten(config)),
             summary=found,
             metrics=metrics,
             evaluations=evaluations,
+            overrides=hydra.get("overrides", {}).get("task", []),
             pictures=pictures_file.read(folder) if split == "eval" else None,
         )
     except DamagedFileError as error:
