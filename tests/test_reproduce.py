@@ -18,6 +18,7 @@ from twmaml.analysis.published import reproduce as reproduce_preset
 from twmaml.api import compose
 from twmaml.configuration.build import build_parts
 from twmaml.configuration.config_files import configuration_folder
+from twmaml.configuration.settings import read_settings
 from twmaml.reproduce import read_presets
 from twmaml.statistics import reported_steps
 from twmaml.types import Metric
@@ -63,7 +64,8 @@ def test_a_preset_can_be_run_and_says_what_it_is_compared_with(name):
 )
 def test_every_arm_of_a_preset_composes(name, arm):
     overrides = read_presets()[name]["arms"][arm]
-    parts = build_parts(OmegaConf.create(compose([f"experiment={name}", *overrides])))
+    config = OmegaConf.create(compose([f"experiment={name}", *overrides]))
+    parts = build_parts(config, read_settings(config))
     if any(figure.get("at") == "best" for figure in read_presets()[name]["figures"]):
         assert "validation" in parts.evaluations
     reported = reported_steps(parts.evaluations["eval"].steps)

@@ -156,9 +156,8 @@ def arms_of(preset: Mapping[str, Any], runs: "Sequence[FinishedRun]") -> "list[A
         if whole:
             name = max(whole, key=lambda arm: len(whole[arm]))
             if name in found:
-                raise ValueError(
-                    f"there are runs of {name} of several configurations, {found[name].runs[0].folder} say"
-                )
+                folders = ", ".join(str(arm.runs[0].folder) for arm in (found[name], group))
+                raise ValueError(f"there are runs of {name} of several configurations: {folders}")
             found[name] = Arm(name, group.runs)
     return [found[name] for name in preset["arms"] if name in found]
 
