@@ -152,9 +152,11 @@ def test_after_an_interruption_the_sweeps_that_have_not_begun_are_told(tmp_path,
 def test_figures_are_of_their_arm_and_of_the_best_evaluation_beside_the_last(tmp_path, capsys):
     rising = np.array([2.0, 1.0, 3.0])[:, None, None] * np.ones((3, 12, 6))
     for seed in range(3):
-        write_run(tmp_path / f"maml{seed}", rising + 0.1 * seed, seed=seed)
+        write_run(tmp_path / f"maml{seed}", rising + 0.1 * seed, seed=seed, steps=20)
         change_summary(tmp_path / f"maml{seed}", best_step=10 * min(seed, 1))
-        write_run(tmp_path / f"large{seed}", rising + 5, seed=seed, sampler="delta", meta_batch=50)
+        write_run(
+            tmp_path / f"large{seed}", rising + 5 + 0.1 * seed, seed=seed, sampler="delta", meta_batch=50, steps=20
+        )
     best, last, large = reproduce_preset("robust", ROBUST, None, [], None, tmp_path)  # delta has no best one
     assert best.of_seeds == pytest.approx([1.1, 1.2, 2.0])
     assert last.of_seeds == pytest.approx([3.0, 3.1, 3.2])

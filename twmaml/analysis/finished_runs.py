@@ -111,8 +111,7 @@ class FinishedRun:
         key, _, choice = override.partition("=")
         if override in self.overrides or key in self.choices:
             return override in self.overrides or self.choices[key] == choice
-        set_by: Any = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
-        return all(self.config.get(each) == value for each, value in flatten(set_by))
+        return key in self.config and self.config[key] == OmegaConf.select(OmegaConf.from_dotlist([override]), key)
 
 
 @dataclass(frozen=True)

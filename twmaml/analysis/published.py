@@ -250,7 +250,9 @@ def _print(preset: Mapping[str, Any], found: Sequence[Reproduced], notes: Sequen
         f"  ours: mean over {' or '.join(map(str, counts))} seeds \\[95 % bootstrap interval of it]", soft_wrap=True
     )
     if any(each.published_sd is not None for each in found):
-        console.print("  published ±: its standard deviation over runs", soft_wrap=True)
+        console.print(
+            "  published ±: standard deviation over runs; of a figure, how exactly it was read", soft_wrap=True
+        )
     if any(each.ours_plus_minus is not None for each in found):
         console.print("  ± over tasks: half the 95 % interval of one network's mean, mean over seeds", soft_wrap=True)
     for note in notes:
