@@ -396,6 +396,11 @@ def test_curves_can_be_drawn_over_what_was_spent(visit, data):
         for name, place in (("delta", 2), ("weighted", 4)):
             value = data["curves"]["mean"]["10"][name]["estimate"][place]
             assert re.search(rf"\b{name}\s+{shown(value, 4)}", text), text
+        x, y = point_at_step(page, "#curves svg", 0.75)
+        page.mouse.move(x, y)
+        text = page.inner_text("#tip")
+        assert text.startswith("750,000 tasks adapted")
+        assert "weighted" not in text  # has come to its end
         page.wait_for_timeout(300)
         address = page.evaluate("location.hash")
     with visit({**data, "across": over}, hash=address) as page:
