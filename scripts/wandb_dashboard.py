@@ -18,6 +18,7 @@ import wandb
 from twmaml.figures.run import FIGURES
 from twmaml.statistics import DIVERGED, LOGGED, column_of, label_of
 from twmaml.storage import evaluation_file
+from twmaml.storage.metrics_file import TASKS_ADAPTED, TASKS_TRAINED
 from twmaml.types import Metric
 
 try:
@@ -31,6 +32,8 @@ TRAINING = {
     "train/loss_std": "its standard deviation over the meta-batch",
     "queue/mean": "mean loss in the queue",
     "queue/std": "standard deviation over the queue",
+    TASKS_ADAPTED: "tasks adapted so far",
+    TASKS_TRAINED: "tasks so far whose loss had a weight other than 0",
 }
 HEALTH = {
     "queue/entropy": "entropy of the distribution over cells, in nats",

@@ -37,7 +37,7 @@ from twmaml.space.grid import ParameterGrid
 from twmaml.statistics import summarize
 from twmaml.storage import evaluation_file, pictures_file, summary
 from twmaml.storage.evaluation_file import EvaluationRecord
-from twmaml.storage.metrics_file import MetricsFile
+from twmaml.storage.metrics_file import TASKS_ADAPTED, TASKS_TRAINED, MetricsFile
 from twmaml.storage.summary import Summary
 from twmaml.tasks.sinusoid import Sinusoid
 from twmaml.types import Metric
@@ -276,6 +276,8 @@ def write_run(
     grid=GRID,
     further=(),
     pictures=None,
+    trained=None,
+    counted=True,
     **changes,
 ):
     """The files of a finished run, without training.
@@ -292,6 +294,8 @@ def write_run(
         grid: of the evaluation.
         further: metrics besides the score, each with its values in the form of the losses.
         pictures: of three tasks.
+        trained: tasks of a meta-step whose weight is not 0, if not all.
+        counted: whether metrics.csv has how many tasks were paid for.
         changes: to other keys of the configuration.
     """
     losses = np.full((3, grid.size, 6), 1.0 + seed) if losses is None else losses
@@ -331,7 +335,9 @@ def write_run(
         path.parent.mkdir(exist_ok=True)
         evaluation_file.write(path, record)
         health = ("queue/entropy", "weights/effective_sample_size", "weights/max", "queue/coverage")
-        rows.append(dict.fromkeys(health, 1.5) | summarize(values, metrics, draws))
+        batch = config["meta_batch"]
+        spent = {TASKS_ADAPTED: batch * step, TASKS_TRAINED: (trained or batch) * step} if counted else {}
+        rows.append(spent | dict.fromkeys(health, 1.5) | summarize(values, metrics, draws))
     file = MetricsFile(folder / "metrics.csv", rows[0])
     for step, row in zip(steps, rows, strict=True):
         file.write(step, row)

@@ -109,12 +109,48 @@ def test_another_split_has_a_comparison_of_its_own(sweep, compare, tmp_path):
     assert sorted({path.stem for path in (half / "figures").iterdir()}) == [n for n in FIGURES if n != "visits"]
 
 
+def test_at_equal_budgets_the_one_that_spends_more_is_stopped_earlier(compare, tmp_path):
+    make = np.random.default_rng(0)
+    losses = {}
+    for sampler, batch in (("delta", 50), ("uniform", 25)):
+        for seed in range(5):
+            losses[sampler, seed] = make.gamma(2.0, 1.0, (5, 12, 6))
+            folder = tmp_path / "sweep" / f"{sampler}{seed}"
+            write_run(folder, losses[sampler, seed], seed=seed, sampler=sampler, meta_batch=batch, trained=15)
+    output = succeed(compare("sweep", "--budget", "tasks_adapted")).stdout
+    assert "12 tasks after 1,000 tasks adapted" in output
+    assert "delta at meta-step 20; uniform at meta-step 40" in output
+    folder = tmp_path / "sweep" / "comparison_tasks_adapted"
+    data = read_page(folder / "index.html")
+    assert (data["unit"], data["points"]) == ("tasks adapted", [0, 500, 1000])
+    over = {each["unit"]: each["places"] for each in data["across"]}
+    assert list(over) == ["tasks adapted", "meta-steps", "tasks trained"]
+    assert over["meta-steps"] == {"delta": [0, 10, 20], "uniform": [0, 20, 40]}
+    assert over["tasks trained"] == {"delta": [0, 150, 300], "uniform": [0, 300, 600]}
+    with (folder / "statistics.csv").open() as file:
+        rows = {(row["sampler"], row["metric"], row["inner_step"]): row for row in csv.DictReader(file)}
+    for sampler, place in (("delta", 2), ("uniform", 4)):
+        row = rows[sampler, "mean", "5"]
+        assert row["tasks_adapted"] == "1000"
+        assert float(row["value"]) == pytest.approx(np.mean([losses[sampler, s][place, :, 5].mean() for s in range(5)]))
+
+
+def test_runs_of_before_tasks_were_counted_are_compared_by_meta_steps(compare, tmp_path):
+    for sampler in ("delta", "uniform"):
+        write_run(tmp_path / "sweep" / sampler, sampler=sampler, counted=False)
+    process = compare("sweep", "--budget", "tasks_trained")
+    assert process.returncode == 1
+    assert process.stderr == "twmaml: --budget tasks_trained: sweep/delta is of before tasks trained were counted\n"
+    succeed(compare("sweep"))
+    assert [each["unit"] for each in read_page(tmp_path / "sweep/comparison/index.html")["across"]] == ["meta-steps"]
+
+
 def test_the_page_holds_what_the_table_says(sweep, compare, tmp_path):
     succeed(compare("sweep", "--output", "elsewhere"))
     data = read_page(tmp_path / "elsewhere" / "index.html")
     assert [sampler["name"] for sampler in data["samplers"]] == ["delta", "uniform", "weighted"]
     assert data["baseline"] == "uniform"
-    assert (data["inner_steps"], data["meta_steps"]) == ([0, 1, 5], [0, 10, 20])
+    assert (data["inner_steps"], data["points"]) == ([0, 1, 5], [0, 10, 20])
     for sampler in data["samplers"]:
         for seed, folder in enumerate(sampler["folders"]):
             assert (tmp_path / "elsewhere" / folder["href"] / "summary.json").exists()
@@ -169,6 +205,7 @@ def test_diverged_tasks_are_told(compare, tmp_path):
         (["empty"], "empty: no finished run in there"),
         (["sweep", "--split", "seen"], "--split seen: must be one of eval"),
         (["sweep", "--baseline", "nothing"], "--baseline nothing: must be one of delta, uniform, weighted"),
+        (["sweep", "--budget", "tasks"], "--budget tasks: must be one of meta_steps, tasks_adapted, tasks_trained"),
         (["sweep", "--output", "file"], "cannot read or write file"),
     ],
 )

@@ -7,16 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from tests.analysis.test_finished_runs import change_summary
 from tests.conftest import ACCURACY, SCORE, SMALL, succeed, write_run
-from twmaml.analysis.comparison import Comparison
-from twmaml.analysis.finished_runs import group_runs, read_runs
+from twmaml.analysis.finished_runs import read_runs
 from twmaml.analysis.measures import measures_of
-from twmaml.analysis.published import compare_with, judge
+from twmaml.analysis.published import arms_of, commands_of, compare_runs, compare_with, judge
 from twmaml.analysis.published import reproduce as reproduce_preset
+from twmaml.api import compose
+from twmaml.configuration.build import build_parts
 from twmaml.configuration.config_files import configuration_folder
+from twmaml.configuration.settings import read_settings
 from twmaml.reproduce import read_presets
+from twmaml.statistics import reported_steps
 from twmaml.types import Metric
 
 
@@ -39,15 +43,33 @@ def test_a_preset_can_be_run_and_says_what_it_is_compared_with(name):
     preset = read_presets()[name]
     folder = Path(configuration_folder())
     assert (folder / "experiment" / f"{name}.yaml").exists()
-    assert all((folder / "sampler" / f"{sampler}.yaml").exists() for sampler in preset["samplers"])
+    for arm in preset["arms"].values():
+        (sampler,) = (override.removeprefix("sampler=") for override in arm if override.startswith("sampler="))
+        assert (folder / "sampler" / f"{sampler}.yaml").exists()
     assert preset["source"]
     assert preset["protocol"]
     assert ("data" in preset) == ("data_help" in preset)
     for figure in preset["figures"]:
         assert figure["metric"] in measures_of([SCORE, ACCURACY, RETURN])
-        assert figure["sampler"] in preset["samplers"]
-        assert "published" in figure or "rerun" in figure
+        assert figure["arm"] in preset["arms"]
+        assert figure.get("read", "text") in ("text", "figure", "derived")  # what is only remembered is not printed
+        assert (figure.get("read") == "figure") == ("read_to" in figure)
+        assert figure.get("at", "last") in ("last", "best")
         assert ("rerun" in figure) <= ("rerun" in preset)
+
+
+@pytest.mark.parametrize(
+    ("name", "arm"),
+    [(name, arm) for name, preset in read_presets().items() if "data" not in preset for arm in preset["arms"]],
+)
+def test_every_arm_of_a_preset_composes(name, arm):
+    overrides = read_presets()[name]["arms"][arm]
+    config = OmegaConf.create(compose([f"experiment={name}", *overrides]))
+    parts = build_parts(config, read_settings(config))
+    if any(figure.get("at") == "best" for figure in read_presets()[name]["figures"]):
+        assert "validation" in parts.evaluations
+    reported = reported_steps(parts.evaluations["eval"].steps)
+    assert {figure["inner_steps"] for figure in read_presets()[name]["figures"]} <= {*reported}
 
 
 def test_what_nobody_has_published_is_not_judged():
@@ -79,18 +101,90 @@ def test_figures_are_those_of_the_last_evaluation(tmp_path):
     losses = np.random.default_rng(0).uniform(0.2, 1.0, (3, 2, 12, 11))
     for seed in range(3):
         write_run(tmp_path / str(seed), losses[seed], seed=seed)
-    comparison = Comparison(group_runs(read_runs([tmp_path])[0]), None)
-    found = compare_with(read_presets()["maml_sine"], comparison)
+    preset = read_presets()["maml_sine"]
+    found = compare_with(preset, compare_runs(preset, read_runs([tmp_path])[0]))
     assert [each.inner_steps for each in found] == [1, 5, 10]
     for each in found:
         assert each.ours == pytest.approx(losses[:, -1, :, each.inner_steps].mean())
         assert each.low <= each.ours <= each.high
 
 
+ROBUST = {
+    "title": "robust meta-learning",
+    "source": "somebody",
+    "arms": {
+        "maml": ["sampler=uniform"],
+        "delta": ["sampler=delta"],
+        "large": ["sampler=delta", "meta_batch=50"],
+        "larger": ["sampler=uniform", "meta_batch=50"],
+    },
+    "seeds": 3,
+    "protocol": ["as published"],
+    "figures": [
+        {"metric": "mean", "arm": "maml", "inner_steps": 5, "at": "best", "published": 2.0, "read": "derived"},
+        {"metric": "mean", "arm": "maml", "inner_steps": 5, "published": 2.0, "published_sd": 0.5},
+        {"metric": "mean", "arm": "large", "inner_steps": 5, "published": 9.0, "no_verdict": "of another learner"},
+        {"metric": "mean", "arm": "delta", "inner_steps": 5, "at": "best", "published": 9.0},
+    ],
+}
+
+
+def test_arms_of_which_only_the_sampler_differs_share_a_sweep(tmp_path):
+    found = commands_of("robust", ROBUST, 3, ["steps=5"], tmp_path)
+    assert [folder.name for folder, _ in found] == ["maml+delta", "large+larger"]
+    assert [command[4:-1] for _, command in found] == [
+        ["experiment=robust", "sampler=uniform,delta", "seed=0,1,2", "steps=5"],
+        ["experiment=robust", "sampler=delta,uniform", "seed=0,1,2", "meta_batch=50", "steps=5"],
+    ]
+    assert [command[-1] for _, command in found] == [f"hydra.sweep.dir={folder}" for folder, _ in found]
+
+
+def test_after_an_interruption_the_sweeps_that_have_not_begun_are_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(subprocess, "run", lambda command, check: subprocess.CompletedProcess(command, 130))
+    with pytest.raises(KeyboardInterrupt):
+        reproduce_preset("robust", ROBUST, None, [], None, None)
+    begun, not_begun = capsys.readouterr().out.splitlines()
+    assert begun.startswith("twmaml: python -m twmaml.train --multirun experiment=robust sampler=uniform,delta")
+    assert not_begun.startswith("twmaml: not begun: python -m twmaml.train --multirun experiment=robust sampler=delta,")
+
+
+def test_figures_are_of_their_arm_and_of_the_best_evaluation_beside_the_last(tmp_path, capsys):
+    rising = np.array([2.0, 1.0, 3.0])[:, None, None] * np.ones((3, 12, 6))
+    for seed in range(3):
+        write_run(tmp_path / f"maml{seed}", rising + 0.1 * seed, seed=seed, steps=20)
+        change_summary(tmp_path / f"maml{seed}", best_step=10 * min(seed, 1))
+        write_run(
+            tmp_path / f"large{seed}", rising + 5 + 0.1 * seed, seed=seed, sampler="delta", meta_batch=50, steps=20
+        )
+    best, last, large = reproduce_preset("robust", ROBUST, None, [], None, tmp_path)  # delta has no best one
+    assert best.of_seeds == pytest.approx([1.1, 1.2, 2.0])
+    assert last.of_seeds == pytest.approx([3.0, 3.1, 3.2])
+    assert large.of_seeds == pytest.approx([8, 8.1, 8.2])
+    assert large.verdict == "of another learner"
+    output = capsys.readouterr().out
+    assert "2 (derived)" in output
+    assert "2 ± 0.5" in output
+    assert "protocol: large is sampler=delta meta_batch=50" in output
+    assert "protocol: delta is" not in output
+
+
+def test_a_run_belongs_to_the_arm_whose_overrides_it_was_started_with(tmp_path):
+    for number, batch in enumerate((25, 50)):
+        write_run(tmp_path / str(number), sampler="delta", meta_batch=batch)
+    assert [arm.name for arm in arms_of(ROBUST, read_runs([tmp_path])[0])] == ["delta", "large"]
+    path = tmp_path / "0" / ".hydra" / "hydra.yaml"
+    started = {"overrides": {"task": ["sampler=delta", "meta_batch=50", "meta_batch=25"]}}
+    OmegaConf.save(OmegaConf.merge(OmegaConf.load(path), {"hydra": started}), path)
+    assert [arm.name for arm in arms_of(ROBUST, read_runs([tmp_path / "0"])[0])] == ["large"]
+    with pytest.raises(ValueError, match="there are runs of large of several configurations"):
+        arms_of(ROBUST, read_runs([tmp_path])[0])
+
+
 IMAGES = {
     "title": "few-shot images",
     "source": "somebody",
-    "samplers": ["uniform"],
+    "arms": {"uniform": ["sampler=uniform"]},
     "seeds": 2,
     "data": "task.source.data_dir",
     "data_help": "it must hold images.zip",
@@ -98,7 +192,7 @@ IMAGES = {
     "figures": [
         {
             "metric": "accuracy_mean",
-            "sampler": "uniform",
+            "arm": "uniform",
             "inner_steps": 5,
             "published": 0.63,
             "published_plus_minus": 0.009,

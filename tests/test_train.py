@@ -36,6 +36,7 @@ def test_a_run_leaves_what_was_promised(train, tmp_path):
     }
     metrics = read_metrics(folder / "metrics.csv")
     np.testing.assert_array_equal(metrics["step"], [0, 20, 40, 60])
+    assert list(metrics["train/tasks_adapted"]) == list(metrics["train/tasks_trained"]) == [0, 80, 160, 240]
     promised = ["train/loss", "train/loss_std", "weights/max", "weights/effective_sample_size"]
     promised += [f"queue/{n}" for n in ("mean", "std", "entropy", "coverage", "visit_loss_correlation")]
     promised += ["eval/loss", "eval/std", "eval/worst", "eval/cvar_10", "eval/cvar_30", "eval/diverged"]
@@ -188,6 +189,7 @@ def test_a_loss_that_explodes_names_the_step_and_the_cause_and_keeps_everything(
     metrics = read_metrics(tmp_path / "x/metrics.csv")
     np.testing.assert_array_equal(metrics["step"], np.arange(failure + 1))
     assert np.isfinite(metrics["train/loss"][1:]).all()
+    np.testing.assert_array_equal(metrics["train/tasks_trained"], 4 * np.arange(failure + 1))
     summary = json.loads((tmp_path / "x/summary.json").read_text())
     assert summary["status"].startswith("failed: ")
     assert summary["step"] == failure

@@ -27,12 +27,21 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path, help="sweeps, jobs or runs, in any number")
     parser.add_argument("--baseline", default="uniform", help="what the others are compared with (default: uniform)")
     parser.add_argument("--split", default="eval", help="one of evaluation.splits, whose tasks count (default: eval)")
-    parser.add_argument("--output", type=Path, help="where to write (default: comparison[_SPLIT]/ in the first folder)")
+    parser.add_argument(
+        "--budget",
+        default="meta_steps",
+        help="what each run has spent as much of where they are compared: meta_steps (default), tasks_adapted, "
+        "tasks_trained",
+    )
+    parser.add_argument(
+        "--output", type=Path, help="where to write (default: comparison[_SPLIT][_BUDGET]/ in the first folder)"
+    )
     arguments = parser.parse_args()
-    split = arguments.split
-    output = arguments.output or arguments.folders[0] / ("comparison" if split == "eval" else f"comparison_{split}")
+    split, budget = arguments.split, arguments.budget
+    own = [*([] if split == "eval" else [split]), *([] if budget == "meta_steps" else [budget])]
+    output = arguments.output or arguments.folders[0] / "_".join(["comparison", *own])
     with in_one_line():
-        compare(arguments.folders, arguments.baseline, split, output, draw_picture_of)
+        compare(arguments.folders, arguments.baseline, split, budget, output, draw_picture_of)
 
 
 def draw_picture_of(config: Mapping[str, Any]) -> "DrawPicture | None":

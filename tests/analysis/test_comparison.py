@@ -3,6 +3,9 @@
 import itertools
 import json
 import math
+import tempfile
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 
 from tests.analysis.test_finished_runs import change_summary
 from tests.conftest import SCORE, write_run
+from twmaml.analysis.alignment import BUDGETS, at_best, budgets_of, by_budget
 from twmaml.analysis.budgets import at_budget, units_of
 from twmaml.analysis.comparison import Comparison
 from twmaml.analysis.finished_runs import group_runs, read_runs
@@ -295,7 +299,7 @@ def test_runs_of_different_length_are_compared_where_both_were_evaluated(tmp_pat
     end[3:, 4] = 7.0  # after the last evaluation that both have
     write_run(tmp_path / "longer", end, sampler="weighted")
     comparison = Comparison(group_runs(read_runs([tmp_path])[0]), "uniform")
-    assert list(comparison.steps) == [0, 10, 20]
+    assert list(comparison.points) == [0, 10, 20]
     for arm in comparison.arms:
         worst = comparison.worst_task(arm, 5)
         assert worst is not None
@@ -317,12 +321,71 @@ def test_budgets_are_spent_equally(tmp_path):
     write_run(tmp_path / "large", falling, sampler="delta", meta_batch=20)
     comparison = Comparison(group_runs(read_runs([tmp_path])[0]), "uniform")
     assert at_budget(comparison, "meta-steps")[0] == 20
-    budget, means = at_budget(comparison, "tasks")
+    budget, means = at_budget(comparison, "tasks adapted")
     assert budget == 200
     assert means["uniform"][0, 5] == pytest.approx(1)
     assert means["delta"][0, 5] == pytest.approx(2)  # half of its meta-steps
     assert at_budget(comparison, "seconds")[0] == pytest.approx(0.2)
-    assert units_of(comparison) == ["meta-steps", "tasks", "seconds"]
+    assert units_of(comparison) == ["meta-steps", "tasks adapted", "tasks trained", "seconds"]
+
+
+def test_runs_of_before_tasks_were_counted_have_no_such_budget(tmp_path):
+    write_run(tmp_path / "old", counted=False)
+    write_run(tmp_path / "new", sampler="delta")
+    comparison = Comparison(group_runs(read_runs([tmp_path])[0]), "uniform")
+    assert units_of(comparison) == ["meta-steps", "seconds"]
+    assert [budget.key for budget in budgets_of(comparison.runs)] == ["meta_steps"]
+
+
+def evaluations_after(steps):
+    """Losses that say after how many meta-steps they were measured."""
+    return np.array(steps, float)[:, None, None] * np.ones((len(steps), 12, 6)) + 1
+
+
+def test_at_equal_budgets_no_run_has_spent_more_than_the_others(tmp_path):
+    write_run(tmp_path / "all", evaluations_after([0, 10, 20, 30, 40]), sampler="uniform", meta_batch=20)
+    write_run(tmp_path / "some", evaluations_after([0, 10, 20, 30, 40]), sampler="delta", meta_batch=50, trained=15)
+    runs = read_runs([tmp_path])[0]
+    reached = {}
+    for key in ("tasks_adapted", "tasks_trained"):
+        comparison = Comparison(group_runs(runs), "uniform", align=partial(by_budget, budget=BUDGETS[key]))
+        steps = [(comparison.values(arm, "mean")[0, :, 5] - 1).tolist() for arm in comparison.arms]
+        reached[key] = comparison.points.tolist(), *steps
+    assert reached["tasks_adapted"] == ([0, 500, 800], [0, 10, 10], [0, 20, 40])
+    assert reached["tasks_trained"] == ([0, 200, 400, 600], [0, 10, 20, 40], [0, 10, 20, 30])
+
+
+SPENT = st.lists(st.integers(1, 50), min_size=1, max_size=6).map(lambda steps: np.cumsum([0, *steps]))
+
+
+@given(st.lists(SPENT, min_size=1, max_size=4))
+def test_common_points_of_a_budget(spent):
+    with tempfile.TemporaryDirectory() as folder:
+        for seed, own in enumerate(spent):
+            write_run(Path(folder) / str(seed), evaluations_after(range(len(own))), seed=seed)
+        runs = read_runs([Path(folder)])[0]
+    for run, own in zip(runs, spent, strict=True):
+        run.metrics["train/tasks_trained"][:] = own
+    found = by_budget(runs, BUDGETS["tasks_trained"])
+    assert found.points[0] == 0
+    assert found.points[-1] == min(own[-1] for own in spent)
+    for run, own in zip(runs, spent, strict=True):
+        places = found.places[run.folder]
+        assert (own[places] <= found.points).all()
+        assert all(np.append(own, np.inf)[places + 1] > found.points)
+        assert (np.diff(places)[:-1] > 0).all()  # evaluated anew at each, but for the end of the one that spends least
+        assert found.below(run) == pytest.approx(1 - own[places[-1]] / found.points[-1])
+
+
+def test_at_their_best_runs_are_compared_wherever_that_is(tmp_path):
+    for seed, best in ((0, 10), (1, 0), (2, 20)):
+        write_run(tmp_path / str(seed), evaluations_after([0, 10, 20]), seed=seed)
+        change_summary(tmp_path / str(seed), best_step=best)
+    comparison = Comparison(group_runs(read_runs([tmp_path])[0]), None, align=at_best)
+    assert comparison.values(comparison.arms[0], "mean")[:, 0, 5].tolist() == [11, 1, 21]
+    change_summary(tmp_path / "1", best_step=None)
+    with pytest.raises(ValueError, match="1 has no best checkpoint"):
+        _ = Comparison(group_runs(read_runs([tmp_path])[0]), None, align=at_best).points
 
 
 @pytest.mark.parametrize(
@@ -341,7 +404,7 @@ def test_speeds_that_were_not_measured_alike_are_no_budget(changes, harmed, tmp_
         summary = json.loads((tmp_path / name / "summary.json").read_text())
         (tmp_path / name / "summary.json").write_text(json.dumps(summary | changes))
     comparison = Comparison(group_runs(read_runs([tmp_path])[0]), "uniform")
-    assert units_of(comparison) == ["meta-steps", "tasks"]
+    assert "seconds" not in units_of(comparison)
 
 
 def test_health_tells_how_stale_the_queue_is(tmp_path):

@@ -84,7 +84,7 @@ def made_up(
             for name, colour in zip(names, COLOURS, strict=False)
         ],
         "inner_steps": list(inner),
-        "meta_steps": meta_steps,
+        "points": meta_steps,
         "metrics": METRICS,
         "curves": by_inner(lambda i, k: {n: curve((3 + i) / (1 + k)) for n in names}),
         "health": {
@@ -94,7 +94,7 @@ def made_up(
                 {"key": "weights/max", "label": "largest weight"},
                 {"key": "weights/effective_sample_size", "label": "effective sample size"},
             ],
-            "meta_steps": [200 * i for i in range(100)],
+            "points": [200 * i for i in range(100)],
             "curves": {
                 key: {n: curve(5, [200 * i for i in range(100)]) for n in names}
                 for key in ("queue/entropy", "queue/coverage", "weights/max", "weights/effective_sample_size")
@@ -374,6 +374,49 @@ def test_seeds_scale_and_legend(visit, data):
         assert page.locator("#curves path.estimate").count() == 6
 
 
+def test_curves_can_be_drawn_over_what_was_spent(visit, data):
+    spent = {name: [(50 if name == "delta" else 25) * step for step in data["points"]] for name in NAMES}
+    over = [{"unit": "meta-steps", "places": dict.fromkeys(NAMES, data["points"])}]
+    over += [{"unit": "tasks adapted", "places": spent}]
+    with visit(data) as page:
+        assert page.locator("#axis").is_hidden()
+    with visit({**data, "across": over}) as page:
+        alone = page.locator('#curves [data-series="delta"] path.estimate').get_attribute("d")
+        page.focus("#across")
+        page.keyboard.press("ArrowDown")
+        assert page.input_value("#across") == "tasks adapted"
+        assert page.evaluate("document.activeElement.id") == "across"
+        assert page.locator('#curves [data-series="delta"] path.estimate').get_attribute("d") == alone  # spends most
+        assert page.locator('#curves [data-series="weighted"] path.estimate').get_attribute("d") != alone
+        assert page.locator("#marker").count() == 0
+        x, y = point_at_step(page, "#curves svg", 0.25)
+        page.mouse.move(x, y)
+        text = page.inner_text("#tip")
+        assert text.startswith("250,000 tasks adapted")
+        for name, place in (("delta", 2), ("weighted", 4)):
+            value = data["curves"]["mean"]["10"][name]["estimate"][place]
+            assert re.search(rf"\b{name}\s+{shown(value, 4)}", text), text
+        x, y = point_at_step(page, "#curves svg", 0.75)
+        page.mouse.move(x, y)
+        text = page.inner_text("#tip")
+        assert text.startswith("750,000 tasks adapted")
+        assert "weighted" not in text  # has come to its end
+        page.wait_for_timeout(300)
+        address = page.evaluate("location.hash")
+    with visit({**data, "across": over}, hash=address) as page:
+        assert page.input_value("#across") == "tasks adapted"
+
+
+def test_a_comparison_at_equal_budgets_says_so(visit, data):
+    with visit({**data, "unit": "tasks trained"}) as page:
+        assert page.inner_text("label[for=step]") == "Tasks trained 20,000"
+        page.click("#earlier")
+        note = page.inner_text("#table .note")
+        assert "At 17,500 tasks trained, after" in note
+        assert "at the last point, 20,000 tasks trained, not at the chosen 17,500" in note
+        assert "meta-step" not in page.inner_text("main")
+
+
 def test_the_table_sorts_by_each_column(visit, data):
     with visit(data) as page:
         for i, button in enumerate(page.locator("#table thead button").all()):
@@ -401,7 +444,7 @@ def test_pointing_at_a_curve_tells_every_sampler(touch, visit, data):
             x, y = point_at_step(page, "#curves svg", step / 8)
             page.touchscreen.tap(x, y) if touch else page.mouse.move(x + 4, y)
             text = page.inner_text("#tip")
-            assert text.startswith(f"meta-step {data['meta_steps'][step]:,}")
+            assert text.startswith(f"meta-step {data['points'][step]:,}")
             for name in NAMES:
                 curve = data["curves"]["mean"]["10"][name]
                 low, high = (shown(curve[key][step]) for key in ("low", "high"))

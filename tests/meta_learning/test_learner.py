@@ -83,6 +83,23 @@ def test_runs_of_several_samplers_in_one_program_equal_single_runs(make_learner)
 
 
 @dataclasses.dataclass(frozen=True)
+class EveryOther(Uniform):
+    """Weighs one half of a batch with 0, in odd meta-steps the whole but for one task."""
+
+    def weigh(self, report, view):
+        place = jnp.arange(len(report.losses))
+        return jnp.float32(jnp.where(view.step % 2 == 0, place % 2 == 0, place == 1))
+
+
+def test_tasks_whose_weight_is_not_0_are_counted(make_learner):
+    def train(index):
+        learner = make_learner(OneOf([Uniform(), EveryOther()], index))
+        return train_chunk(learner, learner.init(0), jnp.int32(5))[1].tasks_trained
+
+    assert jax.vmap(train)(jnp.arange(2)).tolist() == [5 * 6, 3 * 3 + 2 * 1]
+
+
+@dataclasses.dataclass(frozen=True)
 class Unlike(Sampler):
     """A user's: other types than twmaml's own, weak ones, a field that cannot be hashed, a draw and metrics."""
 

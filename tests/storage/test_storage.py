@@ -21,6 +21,11 @@ def test_a_float32_survives_the_file_to_the_bit(value):
     assert np.float32(format_number(value)) == np.float32(value)
 
 
+@given(st.integers(-(2**53) + 1, 2**53 - 1))
+def test_a_count_survives_the_file_exactly(count):
+    assert format_number(float(count)) == str(count)
+
+
 def test_metrics_are_read_back_as_written(tmp_path):
     file = MetricsFile(tmp_path / "metrics.csv", ["train/loss", "eval/loss"])
     file.write(0, {"eval/loss": 2.5})

@@ -1,4 +1,7 @@
-"""Statistics over finished runs: what a sampler changes, and how sure that is. Seeds are sampled, tasks are paired."""
+"""Statistics over finished runs: what a sampler changes, and how sure that is. Seeds are sampled, tasks are paired.
+
+Evaluations are addressed by their point: the first, second, ... or last (-1) of those that belong together in all runs.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from twmaml.analysis.alignment import Alignment, by_budget
 from twmaml.analysis.finished_runs import Arm, FinishedRun
 from twmaml.analysis.health import HEALTH, health_of
 from twmaml.analysis.measures import Measure, leading, measures_of, prefix_of, run_statistics
@@ -45,11 +49,13 @@ class Comparison:
         arms: at least one.
         baseline: the name of the arm that the others are compared with, if it is among them.
         draw_picture: draws the pictures of the runs' family, if that may be built.
+        align: says which evaluations of the runs belong together; by default those of the same meta-step.
     """
 
     arms: Sequence[Arm]
     baseline: str | None
     draw_picture: DrawPicture | None = None
+    align: Callable[[Sequence[FinishedRun]], Alignment] = by_budget
 
     @property
     def split(self) -> str:
@@ -96,11 +102,33 @@ class Comparison:
         """The evaluation's."""
         return self.arms[0].runs[0].evaluations.grid
 
+    @property
+    def runs(self) -> list[FinishedRun]:
+        """Those of all arms."""
+        return [run for arm in self.arms for run in arm.runs]
+
     @cached_property
-    def steps(self) -> np.ndarray:
-        """The meta-steps at which every run was evaluated."""
-        steps = [set(run.evaluations.steps) for arm in self.arms for run in arm.runs]
-        return np.array(sorted(set.intersection(*steps)), int)
+    def alignment(self) -> Alignment:
+        """The evaluations of the runs that belong together."""
+        return self.align(self.runs)
+
+    @property
+    def points(self) -> np.ndarray:
+        """How far the runs have come wherever they are compared, in the unit of the alignment."""
+        return self.alignment.points
+
+    @property
+    def reached(self) -> str:
+        """How far they have come in the end, in words."""
+        return self.alignment.reached
+
+    def places(self, run: FinishedRun) -> list[int]:
+        """The place of each point's evaluation among all those of a run."""
+        return self.alignment.places[run.folder].tolist()
+
+    def at(self, run: FinishedRun, point: int) -> dict[str, np.ndarray]:
+        """The values of a run at a point, each [tasks, inner steps + 1]."""
+        return run.evaluations.at(self.places(run)[point])
 
     @cached_property
     def inner_steps(self) -> list[int]:
@@ -112,15 +140,15 @@ class Comparison:
         """Each statistic by arm and key, [seeds, evaluations, inner steps + 1]."""
         found = {}
         for arm in self.arms:
-            of_runs = [[self._statistics_at(run, step) for step in self.steps.tolist()] for run in arm.runs]
+            of_runs = [[self._statistics_at(run, i) for i in range(len(self.points))] for run in arm.runs]
             found[arm.name] = {
                 name: np.array([[of_evaluation[name] for of_evaluation in of_run] for of_run in of_runs])
                 for name in of_runs[0][0]
             }
         return found
 
-    def _statistics_at(self, run: FinishedRun, step: int, left_out: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        return run_statistics(run.evaluations.at(step), self.metrics, run.evaluations.draws, left_out)
+    def _statistics_at(self, run: FinishedRun, point: int, left_out: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        return run_statistics(self.at(run, point), self.metrics, run.evaluations.draws, left_out)
 
     def values(self, arm: Arm, key: str) -> np.ndarray:
         """A measure of every run of an arm, [seeds, evaluations, inner steps + 1]."""
@@ -168,42 +196,40 @@ class Comparison:
 
     def _paired_statistics(self, ours: FinishedRun, theirs: FinishedRun) -> tuple[dict[str, np.ndarray], ...]:
         """The statistics of two runs in the end, over the tasks that have diverged in neither."""
-        last = int(self.steps[-1])
-        left_out = np.logical_or(*(diverged_tasks(run.evaluations.at(last)[SCORE]) for run in (ours, theirs)))
-        return tuple(self._statistics_at(run, last, left_out) for run in (ours, theirs))
+        left_out = self._diverged(ours, -1) | self._diverged(theirs, -1)
+        return tuple(self._statistics_at(run, -1, left_out) for run in (ours, theirs))
 
     def improvement(self, key: str) -> dict[tuple[str, str], Estimate]:
         """Probability that a run of the first arm is better than one of the second, over [inner steps + 1]."""
         last = {arm.name: as_cost(self.values(arm, key)[:, -1], self.measures[key]) for arm in self.arms}
         return {(a, b): probability_of_improvement(last[a], last[b]) for a in last for b in last if a != b}
 
-    def maps(self, arm: Arm, evaluation: int) -> np.ndarray:
+    def maps(self, arm: Arm, point: int) -> np.ndarray:
         """Mean of every cell over the seeds whose task did not diverge, [cells, inner steps + 1]; leading metric."""
-        return mean_of_known(self._maps(arm, self.lead, evaluation))
+        return mean_of_known(self._maps(arm, self.lead, point))
 
     def cells(self, arm: Arm, metric: Metric) -> tuple[Estimate, np.ndarray]:
         """The same of any metric in the end, and the number of those seeds; [cells, reported inner steps]."""
         maps = self._maps(arm, metric, -1)[..., self.inner_steps]
         return estimate_known(maps), (~np.isnan(maps)).sum(axis=0)
 
-    def _maps(self, arm: Arm, metric: Metric, evaluation: int) -> np.ndarray:
+    def _maps(self, arm: Arm, metric: Metric, point: int) -> np.ndarray:
         """Mean of every cell of each run, [seeds, cells, inner steps + 1]; NaN where all draws diverged."""
-        step = int(self.steps[evaluation])
-        return np.array([self._map(run, metric, step, self._diverged(run, step)) for run in arm.runs])
+        return np.array([self._map(run, metric, point, self._diverged(run, point)) for run in arm.runs])
 
-    def difference_maps(self, arm: Arm, evaluation: int) -> np.ndarray | None:
+    def difference_maps(self, arm: Arm, point: int) -> np.ndarray | None:
         """The same of the difference to the baseline, over the pairs of seeds of which neither diverged."""
-        step, found = int(self.steps[evaluation]), []
+        found = []
         for ours, theirs in self.pairs(arm):
-            left_out = self._diverged(ours, step) | self._diverged(theirs, step)
-            found.append(self._map(ours, self.lead, step, left_out) - self._map(theirs, self.lead, step, left_out))
+            left_out = self._diverged(ours, point) | self._diverged(theirs, point)
+            found.append(self._map(ours, self.lead, point, left_out) - self._map(theirs, self.lead, point, left_out))
         return mean_of_known(np.array(found)) if found else None
 
-    def _diverged(self, run: FinishedRun, step: int) -> np.ndarray:
-        return diverged_tasks(run.evaluations.at(step)[SCORE])
+    def _diverged(self, run: FinishedRun, point: int) -> np.ndarray:
+        return diverged_tasks(self.at(run, point)[SCORE])
 
-    def _map(self, run: FinishedRun, metric: Metric, step: int, left_out: np.ndarray) -> np.ndarray:
-        values = run.evaluations.at(step)[key_of(metric, self.metrics)]
+    def _map(self, run: FinishedRun, metric: Metric, point: int, left_out: np.ndarray) -> np.ndarray:
+        values = self.at(run, point)[key_of(metric, self.metrics)]
         columns = range(values.shape[1])
         return np.stack([cell_means(values[:, k], left_out[:, k], run.evaluations.draws) for k in columns], axis=1)
 
@@ -211,17 +237,17 @@ class Comparison:
     def health(self) -> dict[tuple[str, str], Estimate]:
         """How a sampler is doing, by figure and arm, over [evaluations]; NaN where it is not known."""
         return {
-            (key, arm.name): estimate(np.array([health_of(run, key, self.steps) for run in arm.runs]), np.mean)
+            (key, arm.name): estimate(np.array([health_of(run, key)[self.places(run)] for run in arm.runs]), np.mean)
             for key in HEALTH
             for arm in self.arms
         }
 
     def worst_task(self, arm: Arm, inner_step: int) -> WorstTask | None:
         """The worst value of the leading metric that has not diverged in the end; None if all tasks have."""
-        last, worst, worst_cost = int(self.steps[-1]), None, -np.inf
+        worst, worst_cost = None, -np.inf
         for run in arm.runs:
-            values = run.evaluations.at(last)[key_of(self.lead, self.metrics)][:, inner_step]
-            diverged = self._diverged(run, last)[:, inner_step] | np.isnan(values)
+            values = self.at(run, -1)[key_of(self.lead, self.metrics)][:, inner_step]
+            diverged = self._diverged(run, -1)[:, inner_step] | np.isnan(values)
             costs = np.where(diverged, -np.inf, as_cost(values, self.lead))
             i = int(costs.argmax())
             if costs[i] > worst_cost:

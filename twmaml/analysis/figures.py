@@ -97,22 +97,22 @@ def _curve_panels(
 
 
 def draw_learning_curves(comparison: Comparison) -> Figure:
-    """Mean and tail of the leading metric over the meta-steps."""
+    """Mean and tail of the leading metric over the training."""
     k = comparison.inner_steps[-1]
     heading = f"{label_of(comparison.lead)} after {k} inner steps, mean over seeds"
-    return _curve_panels(comparison, heading, comparison.steps, "meta-steps", lambda part: part[:, k])
+    return _curve_panels(comparison, heading, comparison.points, comparison.alignment.unit, lambda part: part[:, k])
 
 
 def draw_inner_steps(comparison: Comparison) -> Figure:
     """Mean and tail of the leading metric over the inner steps."""
-    heading = f"{label_of(comparison.lead)} after {comparison.steps[-1]:,} meta-steps, mean over seeds"
+    heading = f"{label_of(comparison.lead)} after {comparison.reached}, mean over seeds"
     x = np.arange(comparison.inner_steps[-1] + 1)
     return _curve_panels(comparison, heading, x, "inner steps", lambda part: part[-1])
 
 
 def _values(comparison: Comparison, run: FinishedRun) -> np.ndarray:
     """The leading metric for every task in the end, NaN where it diverged."""
-    k, of_run = comparison.inner_steps[-1], run.evaluations.at(int(comparison.steps[-1]))
+    k, of_run = comparison.inner_steps[-1], comparison.at(run, -1)
     values = of_run[key_of(comparison.lead, comparison.metrics)][:, k]
     return np.where(diverged_tasks(of_run[SCORE])[:, k], np.nan, values)
 
@@ -253,7 +253,7 @@ def _show_differences(comparison: Comparison, axes: Axes, key: str, names: Seque
 
 
 def draw_health(comparison: Comparison) -> Figure:
-    """How the samplers do over the meta-steps."""
+    """How the samplers do over the training."""
     figure, rows = sheet(
         comparison,
         2,
@@ -266,8 +266,8 @@ def draw_health(comparison: Comparison) -> Figure:
     )
     for axes, (key, title) in zip([axes for row in rows for axes in row], HEALTH.items(), strict=True):
         curves = {arm.name: comparison.health[key, arm.name] for arm in comparison.arms}
-        draw_lines(comparison, axes, comparison.steps, curves)
-        axes.set_xlabel("meta-steps")
+        draw_lines(comparison, axes, comparison.points, curves)
+        axes.set_xlabel(comparison.alignment.unit)
         set_title(axes, title)
     return figure
 
@@ -316,7 +316,7 @@ def draw_visits(comparison: Comparison) -> Figure | None:
 
 def _visits_in_the_end(comparison: Comparison, run: FinishedRun) -> np.ndarray | None:
     visits = run.evaluations.visits
-    return None if visits is None else visits[run.evaluations.index(int(comparison.steps[-1]))]
+    return None if visits is None else visits[comparison.places(run)[-1]]
 
 
 def _scale_visits(axes: Axes, least: float, most: float) -> None:
@@ -332,7 +332,7 @@ def draw_pictures(comparison: Comparison) -> Figure | None:
     for arm in comparison.arms:
         # Pictures are those of a run's end.
         for run in arm.runs:
-            if run.pictures and run.evaluations.steps[-1] == comparison.steps[-1]:
+            if run.pictures and comparison.places(run)[-1] == len(run.evaluations.steps) - 1:
                 shown.setdefault(arm.name, (run.seed, run.pictures))
     if not shown or draw is None:
         return None
@@ -344,8 +344,8 @@ def draw_pictures(comparison: Comparison) -> Figure | None:
         max(len(pictures.tasks) for _, pictures in shown.values()),
         3.8,
         2.4 + title,
-        heading=f"tasks before and after adapting, after {comparison.steps[-1]:,} meta-steps",
-        note=f"no pictures at this meta-step: {', '.join(left_out)}" if left_out else "",
+        heading=f"tasks before and after adapting, after {comparison.reached}",
+        note=f"no pictures of this moment: {', '.join(left_out)}" if left_out else "",
         top=title,
     )
     for row, (sampler, (seed, pictures)) in zip(rows, shown.items(), strict=True):

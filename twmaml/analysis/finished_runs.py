@@ -72,13 +72,9 @@ class Evaluations:
         """Tasks of a cell."""
         return len(self.tasks) // self.grid.size
 
-    def index(self, step: int) -> int:
-        """The place of a meta-step among the evaluations."""
-        return self.steps.tolist().index(step)
-
-    def at(self, step: int) -> dict[str, np.ndarray]:
-        """The values at a meta-step, each [tasks, inner steps + 1]."""
-        return {key: values[self.index(step)] for key, values in self.values.items()}
+    def at(self, place: int) -> dict[str, np.ndarray]:
+        """The values of one of the evaluations, each [tasks, inner steps + 1]."""
+        return {key: values[place] for key, values in self.values.items()}
 
     def protocol(self) -> tuple[Any, ...]:
         """Equal for runs that were judged on the same tasks, by the same metrics, after as many inner steps."""
@@ -101,8 +97,21 @@ class FinishedRun:
     metrics: Mapping[str, np.ndarray]
     """metrics.csv by column."""
     evaluations: Evaluations
+    overrides: Sequence[str]
+    """Of the configuration, that it was started with."""
     pictures: Pictures | None
     """Three tasks of `eval` before and after adapting, of a family that shows them; None with another split."""
+
+    def at_evaluations(self, column: str) -> np.ndarray:
+        """A column of metrics.csv at each evaluation."""
+        return self.metrics[column][np.isin(self.metrics["step"], self.evaluations.steps)]
+
+    def has(self, override: str) -> bool:
+        """Whether it was started with an override, or has what that would set."""
+        key, _, choice = override.partition("=")
+        if override in self.overrides or key in self.choices:
+            return override in self.overrides or self.choices[key] == choice
+        return key in self.config and self.config[key] == OmegaConf.select(OmegaConf.from_dotlist([override]), key)
 
 
 @dataclass(frozen=True)
@@ -192,7 +201,7 @@ def read_run(folder: Path, split: str = "eval") -> FinishedRun:
         found = _read_summary(folder)
         job = folder if (folder / ".hydra").is_dir() else folder.parent
         config: Any = OmegaConf.to_container(OmegaConf.load(job / ".hydra" / "config.yaml"), resolve=True)
-        choices: Any = OmegaConf.to_container(OmegaConf.load(job / ".hydra" / "hydra.yaml"))
+        hydra: Any = OmegaConf.to_container(OmegaConf.load(job / ".hydra" / "hydra.yaml"))["hydra"]  # type: ignore[index]
         metrics = read_metrics(folder / "metrics.csv")
         if split not in (known := evaluation_file.splits_of(folder)):
             raise UnreadableError(f"not judged on {split}, only on {', '.join(known)}")
@@ -202,12 +211,13 @@ def read_run(folder: Path, split: str = "eval") -> FinishedRun:
         return FinishedRun(
             folder=folder,
             seed=found.seed,
-            choices={key: str(choice) for key, choice in choices["hydra"]["runtime"]["choices"].items()},
+            choices={key: str(choice) for key, choice in hydra["runtime"]["choices"].items()},
             composed=config,
             config=flatten_run(config),
             summary=found,
             metrics=metrics,
             evaluations=evaluations,
+            overrides=hydra.get("overrides", {}).get("task", []),
             pictures=pictures_file.read(folder) if split == "eval" else None,
         )
     except DamagedFileError as error:

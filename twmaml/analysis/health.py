@@ -19,20 +19,18 @@ _LEAST = 3
 """Cells without which a correlation says nothing."""
 
 
-def health_of(run: FinishedRun, key: str, steps: np.ndarray) -> np.ndarray:
-    """A figure at some of the meta-steps at which a run was evaluated; NaN where it is not known."""
+def health_of(run: FinishedRun, key: str) -> np.ndarray:
+    """A figure at each evaluation of a run; NaN where it is not known."""
     if key in run.metrics:
-        row = {int(step): i for i, step in enumerate(run.metrics["step"])}
-        return run.metrics[key][[row[step] for step in steps]]
+        return run.at_evaluations(key)
     evaluations = run.evaluations
     if evaluations.visits is None or evaluations.queue_losses is None:
-        return np.full(len(steps), np.nan)
+        return np.full(len(evaluations.steps), np.nan)
     last = evaluations.losses.shape[-1] - 1
     after = min(int(run.config.get("adaptation.steps", last)), last)  # adaptations of the user's own have other keys
     held = evaluations.queue_losses if key == "queue/loss_rank_correlation" else evaluations.visits
     known = np.where(evaluations.visits > 0, held, np.nan)
-    at = [evaluations.index(step) for step in steps.tolist()]
-    return np.array([_correlation(known[i], evaluations.losses[i, :, after]) for i in at])
+    return np.array([_correlation(*each) for each in zip(known, evaluations.losses[..., after], strict=True)])
 
 
 def _correlation(held: np.ndarray, fresh: np.ndarray) -> float:

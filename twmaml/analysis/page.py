@@ -9,20 +9,23 @@ protocols              sentences shown below the title: what a figure must agree
 notes                  sentences shown on top
 samplers               [{name, colour: "#rrggbb", seeds: [...], folders: [{seed, href}]}]; href relative to the page
 inner_steps            [0, 1, 5, 10]
-meta_steps             [0, 2500, ...]
+unit                   of the points: "meta-steps" (if missing), "tasks trained", ...
+points                 [0, 2500, ...]: how far the runs have come wherever they are compared
+across                 [{unit, places: {sampler: [a place a point]}}]: what learning curves can be drawn over, first the
+                       points themselves
 metrics                [{key, label, group?, unit?, tails?: [50, 30, 10, 5], higher_is_better?, linear?}]; the table
                        shows one group and what is in none; lower is better if nothing else is said; linear: no
                        logarithmic axis. The values of a metric with tails are under "<key>_<tail>" below: "cvar_10"
-curves                 {metric: {inner step: {sampler: {estimate, low, high: [a value a meta-step],
-                                                        runs: [[a value a meta-step] a seed]}}}}
-health                 {metrics: [{key, label}], meta_steps: [...], curves: {key: {sampler: {estimate, low, high}}}}
+curves                 {metric: {inner step: {sampler: {estimate, low, high: [a value a point],
+                                                        runs: [[a value a point] a seed]}}}}
+health                 {metrics: [{key, label}], points: [...], curves: {key: {sampler: {estimate, low, high}}}}
 differences            {metric: {inner step: {sampler: {estimate, low, high, p}}}}: sampler - baseline, at the last
-                       meta-step, p after Holm; without the baseline itself
+                       point, p after Holm; without the baseline itself
 improvement            {metric: {inner step: {samplers, matrix, low, high}}}: probability that the row is better than
-                       the column, at the last meta-step
+                       the column, at the last point
 heatmaps               {label?, higher_is_better?, linear?: of what the maps show,
                         views: [{x: axis, y: axis or None}],
-                        values: [{inner step: {meta-step: {sampler: [...]}}} a view],
+                        values: [{inner step: {point: {sampler: [...]}}} a view],
                         differences: likewise, sampler - baseline, without the baseline itself}
                        with an axis {name, unit, edges, ticks?: [[place, label]], cells?: [a name or range each]} and
                        the mean over seeds of cell (ix, iy) at ix * ny + iy

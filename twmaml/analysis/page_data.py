@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from twmaml.analysis.alignment import Budget, budgets_of, spent_by
 from twmaml.analysis.comparison import Comparison
 from twmaml.analysis.finished_runs import Arm, differing_keys
 from twmaml.analysis.health import HEALTH
@@ -35,7 +36,9 @@ def page_data(comparison: Comparison, notes: Sequence[str], output: Path) -> dic
         "notes": list(notes),
         "samplers": _samplers(arms, output),
         "inner_steps": comparison.inner_steps,
-        "meta_steps": comparison.steps.tolist(),
+        "unit": comparison.alignment.unit,
+        "points": comparison.points.tolist(),
+        "across": _across(comparison),
         "metrics": _metrics(comparison.measures),
         "curves": _curves(comparison),
         "health": _health(comparison),
@@ -103,11 +106,26 @@ def _curves(comparison: Comparison) -> dict[str, Any]:
     }
 
 
+def _across(comparison: Comparison) -> list[dict[str, Any]]:
+    """What curves can be drawn over, first that by which evaluations belong together: of that all have as much."""
+    own = comparison.alignment.key
+
+    def places(arm: Arm, budget: Budget) -> list[float]:
+        if budget.key == own:
+            return comparison.points.tolist()
+        return np.mean([spent_by(run, budget)[comparison.places(run)] for run in arm.runs], axis=0).round().tolist()
+
+    return [
+        {"unit": budget.unit, "places": {arm.name: places(arm, budget) for arm in comparison.arms}}
+        for budget in sorted(budgets_of(comparison.runs), key=lambda budget: budget.key != own)
+    ]
+
+
 def _health(comparison: Comparison) -> dict[str, Any]:
     names = [arm.name for arm in comparison.arms]
     return {
         "metrics": [{"key": key, "label": label} for key, label in HEALTH.items()],
-        "meta_steps": comparison.steps.tolist(),
+        "points": comparison.points.tolist(),
         "curves": {key: {name: _interval(comparison.health[key, name]) for name in names} for key in HEALTH},
     }
 
@@ -135,8 +153,8 @@ def _improvement(comparison: Comparison) -> dict[str, Any]:
 
 
 def _heatmaps(comparison: Comparison) -> dict[str, Any]:
-    grid, lead, steps = comparison.grid, comparison.lead, comparison.steps.tolist()
-    views, every = views_of(grid), range(len(steps))
+    grid, lead, points = comparison.grid, comparison.lead, comparison.points.tolist()
+    views, every = views_of(grid), range(len(points))
     maps = {arm.name: [comparison.maps(arm, i) for i in every] for arm in comparison.arms}
     paired = {arm.name: [comparison.difference_maps(arm, i) for i in every] for arm in comparison.arms}
 
@@ -145,7 +163,7 @@ def _heatmaps(comparison: Comparison) -> dict[str, Any]:
             known = {name: found for name, of_arm in maps.items() if (found := of_arm[i]) is not None}
             return {name: _numbers(marginalise(grid, each[:, k], view).ravel()) for name, each in known.items()}
 
-        return {str(k): {str(step): at(i, k) for i, step in enumerate(steps)} for k in comparison.inner_steps}
+        return {str(k): {str(point): at(i, k) for i, point in enumerate(points)} for k in comparison.inner_steps}
 
     def axis(name: str) -> dict[str, Any]:
         unit, ticks = grid.axes[name].unit, grid.axes[name].ticks()

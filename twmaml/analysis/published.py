@@ -6,13 +6,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from twmaml.analysis.comparison import Comparison
+    from twmaml.analysis.finished_runs import Arm, FinishedRun
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,18 @@ class Reproduced:
     """A published figure and ours."""
 
     metric: str
-    sampler: str
+    arm: str
     inner_steps: int
+    at: str
+    """`last`, or `best`: which evaluation of the runs, that in the end or that at the best checkpoint."""
     published: float | None
-    """None where there is only a re-run."""
+    """None where there is none, be it that there is a re-run."""
+    read: str
+    """Where the published one stands: in a `text`, a table say, in a `figure`; or `derived` from what was published."""
     read_to: float
     """How exactly the published one could be read off."""
+    published_sd: float | None
+    """Its standard deviation over runs, if that was published."""
     published_plus_minus: float | None
     """Half its 95 % interval over tasks, if that was published."""
     rerun: float | None
@@ -59,17 +66,15 @@ def reproduce(
         _train(name, preset, seeds or preset["seeds"], [*_lead_to(data, name, preset), *overrides], folder)
     elif not runs.is_dir():
         raise ValueError(f"--runs {runs}: there is no such folder")
-    from twmaml.analysis.comparison import Comparison  # noqa: PLC0415  half a second that training need not wait for
-    from twmaml.analysis.finished_runs import group_runs, read_runs  # noqa: PLC0415
+    from twmaml.analysis.finished_runs import read_runs  # noqa: PLC0415  half a second that training need not wait for
 
     finished, left_out = read_runs([folder])
-    arms = group_runs(finished)
-    comparison = Comparison(arms, None)
-    found = compare_with(preset, comparison) if arms else []
+    comparisons = compare_runs(preset, finished)
+    found = compare_with(preset, comparisons)
     if not found:
         reasons = "; ".join(f"{path}: {reason}" for path, reason in left_out[:3])
         raise ValueError(f"{folder}: no finished run that the preset {name} can be compared with. {reasons}".rstrip())
-    notes = [*preset["protocol"], *comparison.protocols]
+    notes = [*preset["protocol"], *_settings_of(preset), *comparisons["last"].protocols]
     steps = {run.config["steps"] for run in finished}
     notes += [f"changed here: {override}" for override in overrides]
     notes += [f"left out: {path} ({reason})" for path, reason in left_out]
@@ -95,40 +100,104 @@ def _lead_to(data: Path | None, name: str, preset: Mapping[str, Any]) -> list[st
     return [f"{preset['data']}='{quoted}'"]
 
 
+def _settings_of(preset: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence on each arm that is not called as its sampler."""
+    for arm, overrides in preset["arms"].items():
+        if overrides != [f"sampler={arm}"]:
+            yield f"{arm} is {' '.join(overrides)}"
+
+
 def _train(name: str, preset: Mapping[str, Any], seeds: int, overrides: Sequence[str], folder: Path) -> None:
     """Runs the preset by the command line, as a user would, so that what is reproduced is what users get."""
-    command = [sys.executable, "-m", "twmaml.train", "--multirun", f"experiment={name}"]
-    command += [f"sampler={','.join(preset['samplers'])}", f"seed={','.join(map(str, range(seeds)))}"]
-    command += [*overrides, f"hydra.sweep.dir={folder}"]
-    print(f"twmaml: {' '.join(['python', *command[1:]])}", flush=True)
-    code = subprocess.run(command, check=False).returncode
-    if code == 130:
-        raise KeyboardInterrupt
-    if code and not folder.exists():  # the line that says why is printed already
-        sys.exit(code)
+    commands = commands_of(name, preset, seeds, overrides, folder)
+    for number, (own_folder, command) in enumerate(commands, 1):
+        print(f"twmaml: {_shown(command)}", flush=True)
+        code = subprocess.run(command, check=False).returncode
+        if code == 130:
+            for _, later in commands[number:]:
+                print(f"twmaml: not begun: {_shown(later)}", flush=True)
+            raise KeyboardInterrupt
+        if code and not own_folder.exists():  # the line that says why is printed already
+            sys.exit(code)
 
 
-def compare_with(preset: Mapping[str, Any], comparison: "Comparison") -> list[Reproduced]:
-    """Every published figure for which there are runs, and ours at the last evaluation."""
-    arms = {arm.name: arm for arm in comparison.arms}
+def _shown(command: Sequence[str]) -> str:
+    return " ".join(["python", *command[1:]])
+
+
+def commands_of(
+    name: str, preset: Mapping[str, Any], seeds: int, overrides: Sequence[str], folder: Path
+) -> list[tuple[Path, list[str]]]:
+    """The sweeps of a preset and their folders: arms of which only the sampler differs share one."""
+    alike: dict[tuple[str, ...], dict[str, str]] = {}
+    for arm, of_arm in preset["arms"].items():
+        (sampler,) = (each.removeprefix("sampler=") for each in of_arm if each.startswith("sampler="))
+        alike.setdefault(tuple(each for each in of_arm if not each.startswith("sampler=")), {})[arm] = sampler
+    found = []
+    for others, samplers in alike.items():
+        own_folder = folder if len(alike) == 1 else folder / "+".join(samplers)
+        command = [sys.executable, "-m", "twmaml.train", "--multirun", f"experiment={name}"]
+        command += [f"sampler={','.join(samplers.values())}", f"seed={','.join(map(str, range(seeds)))}"]
+        found.append((own_folder, [*command, *others, *overrides, f"hydra.sweep.dir={own_folder}"]))
+    return found
+
+
+def arms_of(preset: Mapping[str, Any], runs: "Sequence[FinishedRun]") -> "list[Arm]":
+    """The arms of a preset of which there are runs. A run is of the arm of which it has the most overrides.
+
+    Raises:
+        ValueError: if runs of an arm differ in more than their seeds.
+    """
+    from twmaml.analysis.finished_runs import Arm, group_runs  # noqa: PLC0415
+
+    found: dict[str, Arm] = {}
+    for group in group_runs(runs):
+        whole = {arm: own for arm, own in preset["arms"].items() if all(map(group.runs[0].has, own))}
+        if whole:
+            name = max(whole, key=lambda arm: len(whole[arm]))
+            if name in found:
+                folders = ", ".join(str(arm.runs[0].folder) for arm in (found[name], group))
+                raise ValueError(f"there are runs of {name} of several configurations: {folders}")
+            found[name] = Arm(name, group.runs)
+    return [found[name] for name in preset["arms"] if name in found]
+
+
+def compare_runs(preset: Mapping[str, Any], runs: "Sequence[FinishedRun]") -> "dict[str, Comparison]":
+    """The arms of a preset at their `last` evaluation, and those that have one at their `best`."""
+    from twmaml.analysis.alignment import at_best, by_budget  # noqa: PLC0415
+    from twmaml.analysis.comparison import Comparison  # noqa: PLC0415
+
+    arms = arms_of(preset, runs)
+    chosen = [arm for arm in arms if all(run.summary.best_step is not None for run in arm.runs)]
+    kinds = {"last": (arms, by_budget), "best": (chosen, at_best)}
+    return {kind: Comparison(of_kind, None, align=align) for kind, (of_kind, align) in kinds.items() if of_kind}
+
+
+def compare_with(preset: Mapping[str, Any], comparisons: "Mapping[str, Comparison]") -> list[Reproduced]:
+    """Every published figure for which there are runs, and ours."""
     found = []
     for figure in preset["figures"]:
-        metric, sampler, k = figure["metric"], figure["sampler"], figure["inner_steps"]
-        if sampler not in arms or k not in comparison.inner_steps or metric not in comparison.measures:
+        metric, name, k, at = figure["metric"], figure["arm"], figure["inner_steps"], figure.get("at", "last")
+        comparison = comparisons.get(at)
+        arm = next((arm for arm in comparison.arms if arm.name == name), None) if comparison else None
+        if comparison is None or arm is None or k not in comparison.inner_steps or metric not in comparison.measures:
             continue
-        ours, low, high = (float(part[-1, k]) for part in comparison.estimates[metric, sampler])
-        of_seeds = sorted(comparison.values(arms[sampler], metric)[:, -1, k].tolist())
+        ours, low, high = (float(part[-1, k]) for part in comparison.estimates[metric, name])
+        of_seeds = sorted(comparison.values(arm, metric)[:, -1, k].tolist())
         published, read_to = figure.get("published"), figure.get("read_to", 0.0)
         plus_minus = figure.get("published_plus_minus")
         interval = comparison.key("task_interval", comparison.measures[metric].metric)
-        over_tasks = float(comparison.estimates[interval, sampler].value[-1, k])
+        over_tasks = float(comparison.estimates[interval, name].value[-1, k])
         found.append(
             Reproduced(
                 metric=metric,
-                sampler=sampler,
+                arm=name,
                 inner_steps=k,
+                at=at,
                 published=published,
+                read=figure.get("read", "text"),
                 read_to=read_to,
+                published_sd=figure.get("published_sd"),
                 published_plus_minus=plus_minus,
                 rerun=figure.get("rerun"),
                 rerun_plus_minus=figure.get("rerun_plus_minus"),
@@ -137,7 +206,7 @@ def compare_with(preset: Mapping[str, Any], comparison: "Comparison") -> list[Re
                 high=high,
                 ours_plus_minus=None if plus_minus is None else over_tasks,
                 of_seeds=of_seeds,
-                verdict=judge(ours, of_seeds, published, read_to),
+                verdict=figure.get("no_verdict") or judge(ours, of_seeds, published, read_to),
             )
         )
     return found
@@ -158,7 +227,7 @@ def judge(ours: float, of_seeds: Sequence[float], published: float | None, read_
     return f"{'agrees: inside' if inside else 'differs: outside'} the range of our seeds; {off}"
 
 
-_LEFT = ("figure", "sampler", "verdict")
+_LEFT = ("figure", "arm", "at", "verdict")
 
 
 def _print(preset: Mapping[str, Any], found: Sequence[Reproduced], notes: Sequence[str]) -> None:
@@ -167,7 +236,7 @@ def _print(preset: Mapping[str, Any], found: Sequence[Reproduced], notes: Sequen
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     table = Table(title=f"{preset['title']}\n{preset['source']}", title_justify="left", header_style="bold")
-    rows = [_row(each) for each in found]
+    rows = [_row(each, any(other.at == "best" for other in found)) for each in found]
     columns = [column for column in rows[0] if any(row[column] for row in rows)]
     for column in columns:
         table.add_column(column, justify="left" if column in _LEFT else "right")
@@ -180,20 +249,26 @@ def _print(preset: Mapping[str, Any], found: Sequence[Reproduced], notes: Sequen
     console.print(
         f"  ours: mean over {' or '.join(map(str, counts))} seeds \\[95 % bootstrap interval of it]", soft_wrap=True
     )
+    if any(each.published_sd is not None for each in found):
+        console.print(
+            "  published ±: standard deviation over runs; of a figure, how exactly it was read", soft_wrap=True
+        )
     if any(each.ours_plus_minus is not None for each in found):
         console.print("  ± over tasks: half the 95 % interval of one network's mean, mean over seeds", soft_wrap=True)
     for note in notes:
         console.print(f"  protocol: {note}", markup=False, soft_wrap=True)
 
 
-def _row(each: Reproduced) -> dict[str, str]:
-    """The cells of a figure by column, empty where there is nothing."""
+def _row(each: Reproduced, several: bool) -> dict[str, str]:
+    """The cells of a figure by column, empty where there is nothing; `several`: not all are of the same evaluation."""
+    published = _number(each.published, each.published_plus_minus or each.published_sd or each.read_to)
     interval = "" if math.isnan(each.low) else f" \\[{each.low:.3f}, {each.high:.3f}]"
     return {
         "figure": each.metric,
-        "sampler": each.sampler,
+        "arm": each.arm,
         "inner steps": str(each.inner_steps),
-        "published": _number(each.published, each.published_plus_minus or each.read_to),
+        "at": each.at if several else "",
+        "published": published if each.read == "text" or not published else f"{published} ({each.read})",
         "re-run": _number(each.rerun, each.rerun_plus_minus),
         "ours [95 %]": f"{each.ours:.3f}{interval}",
         "± over tasks": "" if each.ours_plus_minus is None else f"{each.ours_plus_minus:.2g}",

@@ -3,14 +3,16 @@
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twmaml.storage.files import shorten
 
 if TYPE_CHECKING:
+    from twmaml.analysis.alignment import Alignment
     from twmaml.analysis.comparison import Comparison, DrawPicture
-    from twmaml.analysis.finished_runs import Arm, LeftOut
+    from twmaml.analysis.finished_runs import Arm, FinishedRun, LeftOut
 
 FEW_SEEDS = 5
 """With fewer, an interval says little: a bootstrap of so few values is too narrow."""
@@ -20,6 +22,7 @@ def compare(
     folders: Sequence[Path],
     baseline: str,
     split: str,
+    budget: str,
     output: Path,
     draw_picture_of: "Callable[[Mapping[str, Any]], DrawPicture | None]",
 ) -> "Comparison":
@@ -29,6 +32,7 @@ def compare(
         folders: searched for runs.
         baseline: the name of the arm that the others are compared with.
         split: the tasks on which the runs are compared.
+        budget: the key of what each run has spent as much of where they are compared.
         output: the folder.
         draw_picture_of: draws the pictures of the family in a configuration, if that may be built.
 
@@ -52,6 +56,7 @@ def compare(
             arms,
             baseline if baseline in [arm.name for arm in arms] else None,
             None if example is None else draw_picture_of(example.composed),
+            _aligned_by(budget, arms),
         )
         (output / "figures").mkdir(parents=True, exist_ok=True)
         status.update("resampling")
@@ -87,6 +92,17 @@ def _read_arms(folders: Sequence[Path], baseline: str, split: str) -> "tuple[lis
     if baseline not in names and len(arms) > 1 and baseline != "uniform":
         raise ValueError(f"--baseline {baseline}: must be one of {', '.join(names)}")
     return arms, left_out
+
+
+def _aligned_by(key: str, arms: "Sequence[Arm]") -> "Callable[[Sequence[FinishedRun]], Alignment]":
+    from twmaml.analysis.alignment import BUDGETS, by_budget  # noqa: PLC0415
+
+    if key not in BUDGETS:
+        raise ValueError(f"--budget {key}: must be one of {', '.join(BUDGETS)}")
+    budget = BUDGETS[key]
+    if lacking := [run for arm in arms for run in arm.runs if budget.column not in run.metrics]:
+        raise ValueError(f"--budget {key}: {shorten(lacking[0].folder)} is of before {budget.unit} were counted")
+    return partial(by_budget, budget=budget)
 
 
 def describe_limits(comparison: "Comparison", left_out: "Sequence[LeftOut]") -> list[str]:
@@ -142,6 +158,7 @@ def _limits_of_tasks(comparison: "Comparison") -> Iterator[str]:
 
 def _limits_of_runs(comparison: "Comparison") -> Iterator[str]:
     """Differences between the runs besides their samplers."""
+    from twmaml.analysis.alignment import META_STEPS  # noqa: PLC0415
     from twmaml.analysis.budgets import units_of  # noqa: PLC0415
     from twmaml.analysis.finished_runs import differing_keys  # noqa: PLC0415
 
@@ -153,5 +170,21 @@ def _limits_of_runs(comparison: "Comparison") -> Iterator[str]:
         yield "Seconds are no budget here: not all speeds were measured with as many runs at once."
     if len({len(arm.runs) for arm in arms}) > 1:
         yield f"The numbers of seeds differ: {', '.join(f'{arm.name} {len(arm.runs)}' for arm in arms)}."
-    if any(list(run.evaluations.steps) != list(comparison.steps) for arm in arms for run in arm.runs):
-        yield f"Compared at the evaluations that all runs have, up to meta-step {comparison.steps[-1]:,}."
+    if comparison.alignment.key != META_STEPS.key:
+        yield from _limits_of_budgets(comparison)
+    elif any(list(run.evaluations.steps) != list(comparison.points) for run in comparison.runs):
+        yield f"Compared at the evaluations that all runs have, up to meta-step {comparison.points[-1]:,}."
+
+
+def _limits_of_budgets(comparison: "Comparison") -> Iterator[str]:
+    """How far the runs are from having spent exactly as much."""
+    unit, found = comparison.alignment.unit, []
+    for arm in comparison.arms:
+        below = 100 * max(comparison.alignment.below(run) for run in arm.runs)
+        steps = sorted({int(run.evaluations.steps[comparison.places(run)[-1]]) for run in arm.runs})
+        reached = " to ".join(f"{step:,}" for step in [steps[0], *steps[1:][-1:]])
+        found.append(f"{arm.name} at meta-step {reached}" + (f", up to {below:.2g} % below" if below else ""))
+    yield (
+        f"Compared when each run has spent as many {unit}, by its last evaluation that has spent no more: "
+        f"{'; '.join(found)}."
+    )

@@ -80,7 +80,7 @@ def in_rows(names: Sequence[str]) -> list[Sequence[str]]:
 
 def when(comparison: Comparison) -> str:
     """The part of a heading that says how far the runs have come."""
-    return f"after {comparison.inner_steps[-1]} inner steps and {comparison.steps[-1]:,} meta-steps"
+    return f"after {comparison.inner_steps[-1]} inner steps and {comparison.reached}"
 
 
 def sheet(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from twmaml.analysis.alignment import META_STEPS
 from twmaml.analysis.budgets import at_budget, units_of
 from twmaml.analysis.comparison import Comparison
 from twmaml.analysis.finished_runs import Arm
@@ -36,7 +37,7 @@ def print_tables(console: Any, comparison: Comparison, notes: Sequence[str]) -> 
     counts = sorted({len(arm.runs) for arm in comparison.arms})
     console.print(
         f"{comparison.task}: {len(comparison.arms)} samplers, {' to '.join(map(str, counts))} seeds each, "
-        f"{len(example.evaluations.tasks):,} tasks after {comparison.steps[-1]:,} meta-steps. "
+        f"{len(example.evaluations.tasks):,} tasks after {comparison.reached}. "
         "Mean over seeds \\[95 % bootstrap interval over seeds]."
     )
     for protocol in comparison.protocols:
@@ -143,11 +144,17 @@ def _interval(estimate: Estimate, *index: int) -> str:
     return _number(value) if math.isnan(low) else f"{_number(value)} [dim]\\[{_number(low)}, {_number(high)}][/dim]"
 
 
+def _column(comparison: Comparison) -> str:
+    """The name of the column that says how far the runs have come."""
+    key = comparison.alignment.key
+    return "meta_step" if key == META_STEPS.key else key
+
+
 def write_statistics(comparison: Comparison, path: Path) -> None:
     """Writes every figure as one long CSV: sampler, measure, inner step, value, interval, difference, p."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        columns = ["sampler", "metric", "inner_step", "meta_step", "seeds", "value", "low", "high"]
+        columns = ["sampler", "metric", "inner_step", _column(comparison), "seeds", "value", "low", "high"]
         writer.writerow([*columns, "difference", "difference_low", "difference_high", "p_holm"])
         for key in comparison.measures:
             for arm in comparison.arms:
@@ -155,7 +162,7 @@ def write_statistics(comparison: Comparison, path: Path) -> None:
                 for k in comparison.inner_steps:
                     row = [part[-1, k] for part in comparison.estimates[key, arm.name]]
                     row += [*(part[k] for part in found.estimate), found.p[k]] if found else [math.nan] * 4
-                    writer.writerow([arm.name, key, k, comparison.steps[-1], len(arm.runs), *map(format_number, row)])
+                    writer.writerow([arm.name, key, k, comparison.points[-1], len(arm.runs), *map(format_number, row)])
 
 
 def write_cells(comparison: Comparison, path: Path) -> None:
@@ -163,13 +170,13 @@ def write_cells(comparison: Comparison, path: Path) -> None:
     cells = list(product(*(_places(name, axis) for name, axis in comparison.grid.axes.items())))
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        columns = ["sampler", "metric", "inner_step", "meta_step"]
+        columns = ["sampler", "metric", "inner_step", _column(comparison)]
         writer.writerow([*columns, *comparison.grid.names, "seeds", "value", "low", "high"])
         for metric in comparison.metrics:
             for arm in comparison.arms:
                 found, seeds = comparison.cells(arm, metric)
                 for (i, k), cell in product(enumerate(comparison.inner_steps), range(len(cells))):
-                    own = [arm.name, key_of(metric, comparison.metrics), k, comparison.steps[-1], *cells[cell]]
+                    own = [arm.name, key_of(metric, comparison.metrics), k, comparison.points[-1], *cells[cell]]
                     numbers = [format_number(part[cell, i]) for part in found]
                     writer.writerow([*own, seeds[cell, i], *numbers])
 

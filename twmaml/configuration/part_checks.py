@@ -92,7 +92,14 @@ def check_sampler(sampler: Sampler, grid: ParameterGrid, tasks: int) -> None:
         )
 
 
-_TAKEN = {"loss", "loss_std", "diverged", *(f"{statistic.column}" for statistic in LOGGED)}
+_TAKEN = {
+    "loss",
+    "loss_std",
+    "tasks_adapted",
+    "tasks_trained",
+    "diverged",
+    *(f"{statistic.column}" for statistic in LOGGED),
+}
 """Names of other columns of metrics.csv, after `train/` or a split."""
 
 

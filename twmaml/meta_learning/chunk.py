@@ -21,6 +21,8 @@ class Chunk(NamedTuple):
     first_failure: Int[Array, ""]
     """First step with a non-finite loss or an invalid score; `NO_FAILURE` if none. Weights and probabilities are
     checked after the last step only."""
+    tasks_trained: Int[Array, ""]
+    """Tasks whose loss had a weight other than 0."""
     losses: Float[Array, " shown"]
     """Losses of the queue's `shown_cells` after the last step."""
     visits: Int[Array, " shown"]
@@ -35,20 +37,21 @@ def train_chunk(
     """So many meta-steps of one run. The number is traced: chunks of any length are one program."""
 
     def body(_: Any, carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        state, sums, largest_weight, first_failure = carry
+        state, sums, largest_weight, trained, first_failure = carry
         new_state, draw, outcomes = learner.meta_step(state, data)
         sound = jnp.all(jnp.isfinite(outcomes.loss) & (outcomes.score >= 0))
         return (
             new_state,
             jax.tree.map(jnp.add, sums, _step_metrics(draw, outcomes)),
             jnp.maximum(largest_weight, jnp.max(draw.weights)),
+            trained + jnp.count_nonzero(draw.weights).astype(jnp.int32),
             jnp.minimum(first_failure, jnp.where(sound, NO_FAILURE, state.step)),
         )
 
     _, *draw_and_outcomes = jax.eval_shape(learner.meta_step, state, data)
     sums = jax.tree.map(jnp.zeros_like, jax.eval_shape(_step_metrics, *draw_and_outcomes))
-    carry = (state, sums, jnp.float32(0), jnp.int32(NO_FAILURE))
-    state, sums, largest_weight, first_failure = jax.lax.fori_loop(0, steps, body, carry)
+    carry = (state, sums, jnp.float32(0), jnp.int32(0), jnp.int32(NO_FAILURE))
+    state, sums, largest_weight, trained, first_failure = jax.lax.fori_loop(0, steps, body, carry)
     entropy = learner.sampler.entropy(learner.family.grid, state.view)
     first_failure = jnp.minimum(first_failure, jnp.where(_is_sound(state, entropy), NO_FAILURE, state.step))
     shown = shown_cells(state.queue)
@@ -59,7 +62,7 @@ def train_chunk(
         "queue/entropy": jnp.where(learner.sampler.selects, jnp.nan, entropy),
         **{f"sampler/{name}": value for name, value in learner.sampler.metrics(state.view).items()},
     }
-    return state, Chunk(metrics, first_failure, shown.losses, shown.visits)
+    return state, Chunk(metrics, first_failure, trained, shown.losses, shown.visits)
 
 
 def _is_sound(state: RunState, entropy: Float[Array, ""]) -> Bool[Array, ""]:

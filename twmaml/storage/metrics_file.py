@@ -15,6 +15,13 @@ from twmaml.errors import ExpectedError
 NO_FIT = "is not the file that the checkpoint is of; choose another folder"
 """The fault of a metrics.csv that belongs to another run."""
 
+TASKS_ADAPTED, TASKS_TRAINED = "train/tasks_adapted", "train/tasks_trained"
+"""Columns of the tasks that a run has adapted so far, and of those of them whose loss had a weight other than 0."""
+
+
+_WHOLE = 2.0**53
+"""From here on a float need not be the integer that was meant."""
+
 
 class Mark(NamedTuple):
     """Where a metrics.csv stands: where its last row begins, and that row."""
@@ -98,8 +105,10 @@ def _csv_line(values: Iterable[Any]) -> str:
 
 
 def format_number(value: float) -> str:
-    """Nine digits, which give a float32 back exactly; empty for NaN."""
-    return "" if math.isnan(value) else f"{value:.9g}"
+    """Nine digits, which give a float32 back exactly, and all those of a whole number; empty for NaN."""
+    if math.isnan(value):
+        return ""
+    return f"{value:.0f}" if float(value).is_integer() and abs(value) < _WHOLE else f"{value:.9g}"
 
 
 def read_metrics(path: Path) -> dict[str, np.ndarray]:

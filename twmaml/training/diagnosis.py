@@ -40,7 +40,7 @@ def end_failed(
                 if replayed is None:  # the row of this step is written already
                     run.result.latest |= statistics
                 else:
-                    run.log(failure, {**run.row(replayed), **statistics})
+                    run.log(failure, {**run.row(failure, replayed), **statistics})
                 run.draw(before, drawing)
         for run in running(failed):
             with run.isolating_failures():

@@ -82,7 +82,7 @@ def _record(
     """Writes what a chunk has left of each run."""
     for run in running(runs):
         with run.isolating_failures():
-            row = run.row(chunk)
+            row = run.row(step, chunk)
             run.log(step, row if judged is None else {**row, **run.judge(step, judged)})
     progress.update("training", [run.result for run in runs])
 
@@ -97,7 +97,7 @@ def _start(
     judged = programs.evaluate(states)
     for run in runs:
         with run.isolating_failures():
-            run.log(0, run.judge(0, judged))
+            run.log(0, {**run.spent(0, 0), **run.judge(0, judged)})
             run.first_unadapted_loss = float(np.median(run.losses[:, 0]))
     if any(run.at_best for run in running(runs)):
         _save(programs, runs, states, writing)

@@ -20,7 +20,7 @@ from twmaml.storage.checkpoint import Checkpoint, Notes, prune
 from twmaml.storage.checkpoint import write as write_checkpoint
 from twmaml.storage.evaluation_file import path_of
 from twmaml.storage.files import run_log
-from twmaml.storage.metrics_file import MetricsFile, read_metrics
+from twmaml.storage.metrics_file import TASKS_ADAPTED, TASKS_TRAINED, MetricsFile, read_metrics
 from twmaml.storage.run_folder import cut_back
 from twmaml.storage.validation import Validation
 from twmaml.storage.wandb_run import WandbRun
@@ -49,8 +49,8 @@ class Recorder:
         self.spec, self.folder, self.index = spec, spec.folder, index
         self._programs, self._shared = programs, shared
         self._wandb = wandb
-        metrics, columns = self.folder / "metrics.csv", [*programs.metric_names(spec.sampler), _CORRELATION]
-        columns += columns_of(shared.evaluations)
+        metrics, columns = self.folder / "metrics.csv", [TASKS_ADAPTED, TASKS_TRAINED]
+        columns += [*programs.metric_names(spec.sampler), _CORRELATION, *columns_of(shared.evaluations)]
         self.result = RunResult(folder=self.folder, wandb_mode=wandb.mode, wandb_url=wandb.url)
         self._results: Results = {}
         self.first_unadapted_loss = math.nan
@@ -109,12 +109,18 @@ class Recorder:
             self._metrics.close()
             self._wandb.finish(self.result.latest, exit_code=1)
 
-    def row(self, chunk: Chunk) -> dict[str, float]:
-        """The row that a chunk leaves."""
+    def row(self, step: int, chunk: Chunk) -> dict[str, float]:
+        """The row that a chunk leaves which begins at the last row and ends at a step."""
+        spent = self.spent(step, int(chunk.tasks_trained[self.index]))
         own = {n: float(v[self.index]) for n, v in chunk.metrics.items() if n in self._metrics.columns}
         # On the host: ranks need sorting, which a CPU's compiled programs do 50 times slower than NumPy.
         losses, visits = (np.asarray(each)[self.index] for each in (chunk.losses, chunk.visits))
-        return own | {_CORRELATION: rank_correlation(losses[visits > 0], visits[visits > 0])}
+        return {**spent, **own, _CORRELATION: rank_correlation(losses[visits > 0], visits[visits > 0])}
+
+    def spent(self, step: int, trained: int) -> dict[str, float]:
+        """The tasks that are paid for at a step, if so many were trained on since the last row."""
+        before = self.result.latest.get(TASKS_TRAINED, 0.0)
+        return {TASKS_ADAPTED: float(step * self._shared.learner.meta_batch), TASKS_TRAINED: before + trained}
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes one row to metrics.csv and to W&B."""
