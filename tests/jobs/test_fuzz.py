@@ -19,7 +19,7 @@ from tests.conftest import SMALL, contents
 from twmaml.configuration.config_files import configuration_folder, register_resolvers
 
 CONF = Path(configuration_folder())
-GROUPS = ("task", "sampler", "model", "adaptation", "experiment")
+GROUPS = ("task", "sampler", "model", "adaptation", "sampler/proposal", "experiment")
 CHOICES = {group: [path.stem for path in sorted((CONF / group).glob("*.yaml"))] for group in GROUPS}
 
 TWO_STEPS = [*SMALL, "steps=2", "log_every=1", "evaluation.every=2", "wandb.mode=disabled"]
@@ -42,7 +42,7 @@ def _keys(cfg, prefix=""):
 def _all_keys():
     register_resolvers()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = [hydra.compose("train", [f"{group}={choice}"]) for group in GROUPS[:-1] for choice in CHOICES[group]]
+        composed = [hydra.compose("train", [f"{group}={choice}"]) for group in GROUPS[:4] for choice in CHOICES[group]]
     return sorted({key for cfg in composed for key in _keys(cfg)})
 
 
@@ -154,8 +154,9 @@ ABSURD = [
 ]
 
 RIGHT = [
-    "sampler=delta", "sampler=epsilon_greedy", "sampler=importance", "sampler=importance_delta", "sampler=weighted",
-    "+sampler.interpolate=true", "adaptation=first_order_maml", "adaptation.steps=0", "adaptation.steps=3",
+    *(f"sampler={choice}" for choice in CHOICES["sampler"]), "sampler/proposal=importance", "sampler.quantile=queue",
+    "sampler.selection=diverse", "+sampler.interpolate=true", "task.noise=0.5", "evaluation.inside_cells=true",
+    "model.bias=as_weights", "adaptation=first_order_maml", "adaptation.steps=0", "adaptation.steps=3",
     "task=sin3d",
     "meta_batch=1", "meta_batch=7", "shots=1", "queries=1", "steps=1", "steps=3", "log_every=3",
     "log_every=1000000000000",
@@ -205,7 +206,7 @@ def values_of(key):
     if key.endswith("_target_"):
         return st.sampled_from(TARGETS)
     if key in GROUPS:
-        choices = st.sampled_from([choice for choice in CHOICES[key] if choice != "compare_samplers"])
+        choices = st.sampled_from([choice for choice in CHOICES[key] if not choice.endswith("_samplers")])
         return choices | choices | st.sampled_from(VALUES) | texts
     quoted = texts.map(lambda text: "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'")
     return st.sampled_from(NUMBERS) | st.sampled_from(NUMBERS) | st.sampled_from(VALUES) | texts | quoted
