@@ -27,13 +27,15 @@ from hydra_plugins.twmaml_launcher.launcher import VectorisedLauncher, ended, en
 from hydra_plugins.twmaml_launcher.logs import log_to_folders
 from hydra_plugins.twmaml_launcher.sweep_job import SweepJob, SweepJobs
 from tests.conftest import contents, read_wandb, succeed, wait_for_rows
+from twmaml.api import compose
 from twmaml.configuration.config_files import configuration_folder, register_resolvers
 from twmaml.jobs.job import group_key
 from twmaml.jobs.task import TrainTask
 from twmaml.storage.files import run_log
 from twmaml.storage.metrics_file import read_metrics
 
-SAMPLERS = ["delta", "epsilon_greedy", "importance", "importance_delta", "uniform", "weighted"]
+SIX = ["delta", "epsilon_greedy", "importance", "importance_delta", "uniform", "weighted"]
+SAMPLERS = sorted(path.stem for path in (Path(configuration_folder()) / "sampler").glob("*.yaml"))
 
 
 @pytest.mark.parametrize(("launcher_name", "overrides"), [("vectorised", [])])
@@ -267,7 +269,7 @@ def test_a_job_that_changes_its_folder_runs_by_itself(train, tmp_path):
 
 def test_comparing_samplers_needs_no_quotes(train, tmp_path):
     output = succeed(train("experiment=compare_samplers", "seed=0", "steps=20", "hydra.sweep.dir=sweep")).stdout
-    assert re.findall(r"sampler=(\w+)", output) == SAMPLERS
+    assert re.findall(r"sampler=(\w+)", output) == SIX
     assert output.splitlines()[0] == "twmaml: sweep of 6 jobs, in sweep"
     assert output.splitlines()[-1] == "  folder     sweep"
     assert len(list((tmp_path / "sweep").glob("*/summary.json"))) == 6
@@ -396,6 +398,15 @@ def test_jobs_are_grouped_that_differ_only_in_what_is_a_runs_own():
     own = [{"seed": i, "wandb": {"group": str(i)}, "sampler": {"f": i}, "sampling": {"f": i}} for i in range(6)]
     jobs = [job(i, rate=i % 2, **own[i]) for i in range(6)]
     assert numbers(group_jobs(jobs, group_key, 64)) == [[0, 2, 4], [1, 3, 5]]
+
+
+def test_on_an_accelerator_an_expensive_sampler_has_a_program_of_its_own(monkeypatch):
+    configs = [compose([f"sampler={name}"]) for name in ("uniform", "weighted", "risk_prediction")]
+    on_cpu = {TrainTask().group_key(config) for config in configs}
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    uniform, weighted, expensive = (TrainTask().group_key(config) for config in configs)
+    assert len(on_cpu) == 1
+    assert uniform == weighted != expensive
 
 
 def test_groups_have_no_more_runs_than_allowed():
