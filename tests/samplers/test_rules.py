@@ -123,6 +123,18 @@ def test_importance_weighted_tail_risk_is_the_tail_risk_of_uniform_sampling(quan
     assert abs(products.mean() - expected) < 5 * products.std() / np.sqrt(products.size)
 
 
+def test_a_proposal_keeps_its_tree_on_a_large_grid():
+    grid = ParameterGrid({"a": Interval(0.0, 1.0, 5000)})
+    proposal = Proportional("losses", True)
+    sampler, batch = TailRisk(0.5, "queue", proposal), (range(0, 5000, 50), np.arange(100.0))
+    wrapped, alone = after(sampler, grid, [batch]), after(proposal, grid, [batch])
+    assert len(jax.tree.leaves(alone.own)) > 0
+    for one, other in zip(jax.tree.leaves(wrapped.own.proposal), jax.tree.leaves(alone.own), strict=True):
+        np.testing.assert_array_equal(one, other)
+    draws = (each.draw(jax.random.key(0), grid, view, 9) for each, view in ((sampler, wrapped), (proposal, alone)))
+    np.testing.assert_array_equal(*(draw.tasks for draw in draws))
+
+
 # Robust weightings
 
 

@@ -172,7 +172,8 @@ def draw_improvement(comparison: Comparison) -> Figure | None:
     if len(names) < 2:
         return None
     side, label = max(2.6, 0.78 * len(names)), names_width(comparison, 8)
-    room: dict[str, Any] = {"left": 0.3, "right": 0.9, "bottom": 0.2 + 0.8 * label, "top": 0.3}
+    # At the right the colours of a panel, as wide as a part of it, and their numbers.
+    room: dict[str, Any] = {"left": 0.3, "right": 0.5 + 0.09 * side, "bottom": 0.2 + 0.8 * label, "top": 0.3}
     figure, ((*panels,),) = sheet(
         comparison,
         1,

@@ -35,6 +35,7 @@ def help_text() -> str:
         "",
         "  python -m twmaml.train [GROUP=CHOICE ...] [KEY=VALUE ...]",
         "  python -m twmaml.train sampler=importance_delta task=sin3d seed=1",
+        "  python -m twmaml.train sampler=tail_risk sampler/proposal=importance     draws by one, weighs by another",
         "  python -m twmaml.train experiment=maml_sine",
         "  python -m twmaml.train --multirun 'sampler=glob(*)' seed=0,1,2",
         "  python -m twmaml.train experiment=compare_samplers task=sin3d",
