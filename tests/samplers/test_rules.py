@@ -131,8 +131,8 @@ def test_a_proposal_keeps_its_tree_on_a_large_grid():
     assert len(jax.tree.leaves(alone.own)) > 0
     for one, other in zip(jax.tree.leaves(wrapped.own.proposal), jax.tree.leaves(alone.own), strict=True):
         np.testing.assert_array_equal(one, other)
-    draws = (each.draw(jax.random.key(0), grid, view, 9) for each, view in ((sampler, wrapped), (proposal, alone)))
-    np.testing.assert_array_equal(*(draw.tasks for draw in draws))
+    draw, expected = sampler.draw(jax.random.key(0), grid, wrapped, 9), proposal.draw(jax.random.key(0), grid, alone, 9)
+    np.testing.assert_array_equal(draw.tasks, expected.tasks)
 
 
 # Robust weightings
