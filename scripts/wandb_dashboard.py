@@ -39,9 +39,10 @@ HEALTH = {
     "queue/entropy": "entropy of the distribution over cells, in nats",
     "queue/coverage": "share of the cells visited",
     "weights/effective_sample_size": "effective sample size of a meta-batch",
-    "weights/max": "largest importance weight",
+    "weights/max": "largest weight of a task",
     "queue/visit_loss_correlation": "correlation of visits and loss",
     "sampler/epsilon": "epsilon, of epsilon_greedy",
+    "sampler/prediction_correlation": "correlation of predicted and real losses, of risk_prediction",
 }
 BY_SAMPLER: dict[str, Any] = {"groupby": wr.Config("sampler"), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
 

@@ -8,7 +8,7 @@ from twmaml.statistics import rank_correlation
 HEALTH = {
     "queue/entropy": "entropy of the distribution over cells [nats]",
     "weights/effective_sample_size": "effective sample size of a meta-batch",
-    "weights/max": "largest importance weight",
+    "weights/max": "largest weight of a task",
     "queue/coverage": "share of cells visited",
     "queue/loss_rank_correlation": "rank correlation of the queue with fresh losses",
     "queue/visit_rank_correlation": "rank correlation of visits with fresh losses",

@@ -63,7 +63,7 @@ class Sampler(ABC):
     continuous_only: bool = False
     """Whether it needs a grid on which there is something between the centres of two cells."""
     remedy: str = "bound them"
-    """Advice to a user whose importance weights have grown too large."""
+    """Advice to a user whose weights have grown too large."""
 
     def init(self, grid: ParameterGrid) -> PyTree[Array]:
         """The sampler's own state before the first meta-step; nothing for most."""

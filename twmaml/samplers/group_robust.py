@@ -30,6 +30,7 @@ class GroupRobust(Weighting):
 
     rate: PositiveReal
     proposal: Sampler
+    remedy = "lower sampler.rate"
 
     def start(self, grid: ParameterGrid) -> Float[Array, " cells"]:
         """log q of q = 1/N."""

@@ -28,6 +28,7 @@ class TaskRobust(Weighting):
 
     rate: PositiveReal
     proposal: Sampler
+    remedy = "lower sampler.rate"
 
     def start(self, grid: ParameterGrid) -> Float[Array, " cells"]:
         """p = 1/N."""

@@ -67,11 +67,6 @@ class Weighting(Sampler):
         """Whether the proposal is."""
         return self.proposal.expensive
 
-    @property
-    def remedy(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """That of the proposal."""
-        return self.proposal.remedy
-
     def init(self, grid: ParameterGrid) -> Both:
         """Both states."""
         return Both(self.proposal.init(grid), self.start(grid))

@@ -70,7 +70,7 @@ def _likely_cause(run: Recorder) -> str:
         return "nor is it before any training; look at the task's data and at the model"
     largest = run.result.latest.get("weights/max", 1.0)
     if largest > 100:
-        return f"importance weights reached {largest:.3g}; {run.spec.sampler.remedy}"
+        return f"weights of tasks reached {largest:.3g}; {run.spec.sampler.remedy}"
     if not np.median(run.losses[:, 0]) < 100 * run.first_unadapted_loss:
         return "the meta-update made the network explode; lower optimizer.learning_rate"
     return "adapting to a task diverges; lower adaptation.learning_rate or adaptation.steps"
