@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from twmaml.samplers.base import Draw, Fraction, Report, Sampler, View
+from twmaml.samplers.uniform import Uniform
 from twmaml.space.grid import ParameterGrid
 
 
@@ -48,12 +49,11 @@ class HardTasks(Sampler):
 
     def probabilities(self, grid: ParameterGrid, view: View) -> Float[Array, " cells"]:
         """Those of the other tasks: 1/N."""
-        del view
-        return jnp.full(grid.size, 1 / grid.size)
+        return Uniform().probabilities(grid, view)
 
     def draw(self, key: Key[Array, ""], grid: ParameterGrid, view: View, n: int) -> Draw:
         """The hardest first, then uniform ones."""
-        draw = super().draw(key, grid, view, n)
+        draw = Uniform().draw(key, grid, view, n)
         hard = self._hard(n)
         again = self._again(view, hard)
         tasks = jnp.where(again[:, None], view.own.tasks[:hard], draw.tasks[:hard])

@@ -12,10 +12,15 @@ from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from twmaml.samplers.base import Draw, Report, Sampler, View
+from twmaml.samplers.ordering import now_and_then
+from twmaml.samplers.uniform import Uniform
 from twmaml.space.grid import ParameterGrid
 from twmaml.types import NotNegativeReal, PositiveReal
 
 _WIDTH = 10
+
+_WATCHED = 10
+"""Meta-steps between looks at how good the predictions are."""
 
 
 class Normal(NamedTuple):
@@ -33,7 +38,7 @@ class Model(NamedTuple):
     optimizer: Any
     belief: Normal
     correlation: Float[Array, ""]
-    """Of the losses of the latest batch with what was predicted of them."""
+    """Of the losses of a batch with what was predicted of them, now and then."""
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
@@ -79,13 +84,12 @@ class RiskPrediction(Sampler):
 
     def probabilities(self, grid: ParameterGrid, view: View) -> Float[Array, " cells"]:
         """Those of the candidates: 1/N."""
-        del view
-        return jnp.full(grid.size, 1 / grid.size)
+        return Uniform().probabilities(grid, view)
 
     def draw(self, key: Key[Array, ""], grid: ParameterGrid, view: View, n: int) -> Draw:
         """The best of the candidates."""
         draw_key, latent_key = jax.random.split(key)
-        drawn = super().draw(draw_key, grid, view, n * self.candidates)
+        drawn = Uniform().draw(draw_key, grid, view, n * self.candidates)
         tasks, own = _standardised(grid, drawn.tasks), view.own
         layers = _layers_of(own.weights, grid)
         if self.selection == "top":
@@ -108,12 +112,15 @@ class RiskPrediction(Sampler):
 
         gradient, belief = jax.grad(loss, has_aux=True)(layers)
         updates, optimizer = self._optimizer.update(ravel_pytree(gradient)[0], own.optimizer)
-        foreseen = _decode(layers, tasks, own.belief.mean[None])[0]
-        correlation = jnp.corrcoef(foreseen, targets)[0, 1]
+
+        def foresight() -> Array:
+            return jnp.corrcoef(_decode(layers, tasks, own.belief.mean[None])[0], targets)[0, 1]
+
+        correlation = now_and_then(_WATCHED, view.step, foresight, own.correlation)
         return Model(own.weights + updates, optimizer, belief, correlation)
 
     def metrics(self, view: View) -> dict[str, Array]:
-        """How well the losses of the latest batch had been predicted."""
+        """How well the losses of a batch had been predicted."""
         return {"prediction_correlation": view.own.correlation}
 
     @property
