@@ -1,6 +1,6 @@
-"""Adaptations that are no MAML, as test doubles: what is differentiated, and what is adapted, is theirs to say."""
+"""Adaptations that are no MAML: what is differentiated, and what is adapted, is theirs to say."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -12,22 +12,10 @@ import pytest
 from tests.readme import example
 from twmaml.adaptation.base import adapt, adaptation_path, bind
 from twmaml.adaptation.maml import MAML
+from twmaml.adaptation.reptile import Reptile
 from twmaml.meta_learning.chunk import train_chunk
 from twmaml.models.mlp import MLP
 from twmaml.samplers.proportional import Proportional
-
-
-@dataclass(frozen=True)
-class Reptile(MAML):
-    """Half the squared distance to the adapted weights, whose gradient is θ − φ (Nichol, Achiam, Schulman 2018)."""
-
-    def last_step(self, model, meta_params, fast, loss_of, key, index):
-        return self.step(model, meta_params, fast, loss_of, key, index)  # factored weights cannot be subtracted
-
-    def objective(self, model, meta_params, loss_of, judge, key, meta_step):
-        fast = jax.lax.stop_gradient(adapt(self, model, meta_params, loss_of, key, self.steps))
-        squares = jax.tree.map(lambda p, f: jnp.sum((p - f) ** 2), meta_params, fast)
-        return jax.tree.reduce(jnp.add, squares) / 2, judge(fast)
 
 
 def updates_are_gradients():

@@ -94,6 +94,13 @@ class Adaptation(ABC):
         return outcome.loss, outcome
 
 
+def inner_gradient(
+    adaptation: Adaptation, model: Model, meta_params: MetaParams, fast: Fast, loss_of: LossOf, key: Key[Array, ""]
+) -> Fast:
+    """The gradient of the loss on support data by what is adapted."""
+    return jax.grad(lambda fast: loss_of(bind(adaptation, model, meta_params, fast), key))(fast)
+
+
 def bind(adaptation: Adaptation, model: Model, meta_params: MetaParams, fast: Fast) -> Predict:
     """The adapted network as a function of its inputs."""
     return partial(adaptation.predict, model, meta_params, fast)

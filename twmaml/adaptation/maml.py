@@ -5,7 +5,7 @@ from jaxtyping import Array, Float, Int, Key
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from twmaml.adaptation.base import Adaptation, bind
+from twmaml.adaptation.base import Adaptation, inner_gradient
 from twmaml.models.base import Batch, Coefficients, MetaGradient, Model, SupportsFactoredStep, SupportsMetaGradient
 from twmaml.types import Fast, InnerSteps, LossOf, MetaParams, PositiveReal
 
@@ -39,7 +39,7 @@ class MAML(Adaptation):
         index: int | Int[Array, ""],
     ) -> Fast:
         """fast - learning_rate * gradient of the loss."""
-        gradient = jax.grad(lambda fast: loss_of(bind(self, model, meta_params, fast), key))(fast)
+        gradient = inner_gradient(self, model, meta_params, fast, loss_of, key)
         if self.first_order:
             gradient = jax.lax.stop_gradient(gradient)
         return jax.tree.map(lambda p, g: p - self._rate(index) * g, fast, gradient)

@@ -31,6 +31,16 @@ class HasProtocol(Model, Protocol):
         ...
 
 
+@runtime_checkable
+class HasHead(Model, Protocol):
+    """A network that says which of its weights are the last layer's."""
+
+    @property
+    def head(self) -> Sequence[str]:
+        """The beginnings of their names, as a checkpoint has them."""
+        ...
+
+
 class Batch(NamedTuple):
     """Examples of every task."""
 

@@ -46,6 +46,11 @@ class Conv4(ConvolutionalNetwork):
     features: Literal["mean", "flatten"] = "mean"
     layers: Annotated[int, Field(ge=1, le=12)] = 4
 
+    @property
+    def head(self) -> tuple[str]:
+        """The linear layer."""
+        return ("head",)
+
     def init(self, key: Key[Array, ""], example_input: Float[Array, "..."]) -> Conv4Params:
         """Fresh weights for images [height, width, channels]."""
         check_images(example_input, self.layers if self.downsample == "max_pool" else 0)

@@ -43,6 +43,11 @@ class MLP:
         if not callable(self.weight_init):
             raise ValueError(f"weight_init must be a function of jax.nn.initializers. Got {self.weight_init!r}")
 
+    @property
+    def head(self) -> tuple[str]:
+        """The last layer."""
+        return (str(len(self.widths)),)
+
     def init(self, key: Key[Array, ""], example_input: Float[Array, "..."]) -> Params:
         """Fresh weights: a tuple of `Dense`. All numbers of an example are inputs, whatever shape it has."""
         units = [example_input.size, *self.widths, self.outputs]

@@ -93,6 +93,11 @@ class _Policy:
 class CategoricalPolicy(_Policy):
     """A multilayer perceptron that gives the logits of the kinds of action."""
 
+    @property
+    def head(self) -> tuple[str]:
+        """The last layer."""
+        return self._network.head
+
     def init(self, key: Key[Array, ""], example_input: Float[Array, " observations"]) -> Params:
         """Fresh weights."""
         return self._network.init(key, example_input)
@@ -118,6 +123,11 @@ class GaussianPolicy(_Policy):
     """
 
     log_std: Real = 0.0
+
+    @property
+    def head(self) -> tuple[str]:
+        """The last layer."""
+        return (f"network.{self._network.head[0]}",)
 
     def init(self, key: Key[Array, ""], example_input: Float[Array, " observations"]) -> GaussianWeights:
         """Fresh weights."""

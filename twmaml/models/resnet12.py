@@ -48,6 +48,11 @@ class ResNet12(ConvolutionalNetwork):
 
     filters: Annotated[Sequence[PositiveInt], Field(min_length=1, max_length=8)] = (64, 128, 256, 512)
 
+    @property
+    def head(self) -> tuple[str]:
+        """The linear layer."""
+        return ("head",)
+
     def init(self, key: Key[Array, ""], example_input: Float[Array, "..."]) -> ResNet12Params:
         """Fresh weights for images [height, width, channels]."""
         check_images(example_input, len(self.filters))

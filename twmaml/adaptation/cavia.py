@@ -1,0 +1,64 @@
+"""Fast context adaptation: a few numbers that the network has as further inputs."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+from pydantic.types import NonNegativeInt
+
+from twmaml.adaptation.base import Adaptation, inner_gradient
+from twmaml.models.base import Model
+from twmaml.types import InnerSteps, LossOf, MetaParams, PositiveReal
+
+
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
+class CAVIA(Adaptation):
+    """All weights are shared by the tasks; a context, which begins at zero, is adapted by plain SGD.
+
+    Args:
+        learning_rate: of the inner steps.
+        steps: inner steps in training.
+        size: numbers of the context; with 0 the network is not adapted.
+
+    References:
+        Zintgraf, Shiarlis, Kurin, Hofmann, Whiteson 2019, Fast context adaptation via meta-learning, section 3.
+    """
+
+    learning_rate: PositiveReal
+    steps: InnerSteps
+    size: NonNegativeInt
+
+    def init(self, key: Key[Array, ""], model: Model, example_input: Any) -> MetaParams:
+        """Fresh weights of a network that takes the context as well.
+
+        Raises:
+            ValueError: if an example is no vector, to which a context could be joined.
+        """
+        if jnp.ndim(example_input) != 1:
+            raise ValueError(f"a context can be joined to vectors only, not to inputs of shape {example_input.shape}")
+        return model.init(key, jnp.concatenate([example_input, jnp.zeros(self.size, example_input.dtype)]))
+
+    def start(self, meta_params: MetaParams) -> Float[Array, " size"]:
+        """Zeros."""
+        return jnp.zeros(self.size, jax.tree.leaves(meta_params)[0].dtype)
+
+    def predict(self, model: Model, meta_params: MetaParams, fast: Float[Array, " size"], inputs: Any) -> Any:
+        """Outputs of the network for inputs and context."""
+        context = jnp.broadcast_to(fast, (*inputs.shape[:-1], self.size))
+        return model.apply(meta_params, jnp.concatenate([inputs, context], axis=-1))
+
+    def step(
+        self,
+        model: Model,
+        meta_params: MetaParams,
+        fast: Float[Array, " size"],
+        loss_of: LossOf,
+        key: Key[Array, ""],
+        index: int | Int[Array, ""],
+    ) -> Float[Array, " size"]:
+        """fast - learning_rate * gradient of the loss."""
+        del index
+        return fast - self.learning_rate * inner_gradient(self, model, meta_params, fast, loss_of, key)
