@@ -162,14 +162,16 @@ def test_group_robust_raises_visited_cells_by_the_exponential_of_their_mean_loss
     q = np.exp([0, 0.5 * 1.5, 0, 0, 0.5 * 0.5, 0])
     q /= q.sum()
     np.testing.assert_allclose(np.exp(view.own.weighting), q, rtol=1e-5)
-    np.testing.assert_allclose(weights_of(sampler, [7.0, 7.0], view=view, cells=[1, 0]), 6 * q[[1, 0]], rtol=1e-5)
+    q = q * np.exp([0.5 * 3.0, 0.5 * 7.0, 0, 0, 0, 0])
+    q /= q.sum()
+    np.testing.assert_allclose(weights_of(sampler, [7.0, 3.0], view=view, cells=[1, 0]), 6 * q[[1, 0]], rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["task_robust", "group_robust"])
 def test_the_weights_of_robust_learning_average_to_one_over_cells(name, grid):
     sampler, rng = FIELD[name], np.random.default_rng(0)
     view = after(sampler, grid, [(rng.integers(0, grid.size, 8), rng.exponential(size=8)) for _ in range(30)])
-    weights = weights_of(sampler, np.ones(grid.size), grid, view, range(grid.size))
+    weights = weights_of(sampler, np.zeros(grid.size), grid, view, range(grid.size))
     np.testing.assert_allclose(weights.mean(), 1, rtol=1e-4)
     assert weights.std() > 1e-4
 
@@ -193,7 +195,16 @@ def test_uniform_difficulty_weighs_normal_losses_to_be_uniform():
 def test_the_mean_difficulty_is_an_exponential_average():
     sampler = UniformDifficulty(0.9, Uniform())
     view = after(sampler, LINE, [([0, 1], [1.0, 3.0]), ([2, 3], [2.0, 6.0])])
-    np.testing.assert_allclose(view.own.weighting, [0.9 * 2 + 0.1 * 4, 0.9 * 1 + 0.1 * 4], rtol=1e-6)
+    variance = ((2 - 2) ** 2 + (6 - 2) ** 2) / 2  # of the second batch, about the mean that was known
+    np.testing.assert_allclose(view.own.weighting, [0.9 * 2 + 0.1 * 4, 0.9 * 1 + 0.1 * variance], rtol=1e-6)
+
+
+def test_difficulty_is_that_of_uniform_sampling_if_the_draw_weighs_so():
+    sampler, scores = UniformDifficulty(0.9, Uniform()), jnp.array([1.0, 3.0])
+    draw = Draw(jnp.zeros((2, 1)), jnp.array([0, 1]), jnp.array([1.5, 0.5]))
+    view = after(sampler, LINE, [])
+    own = sampler.update(jax.random.key(0), LINE, Report(draw, scores, scores, view.queue), view).weighting
+    np.testing.assert_allclose(own, [1.5, 0.75], rtol=1e-6)
 
 
 # Level replay
@@ -217,12 +228,15 @@ def test_level_replay_has_the_weights_of_jaxued():
 def test_robust_replay_counts_only_what_is_replayed():
     grid = ParameterGrid({"a": Interval(0.0, 1.0, 8)})
     sampler = LevelReplay("losses", 0.5, 1.0, 0.3, robust=True)
-    view = after(sampler, grid, [([0, 1, 2], [1.0, 2.0, 3.0])])
+    early = after(sampler, grid, [([0, 1, 2], [1.0, 2.0, 3.0])])
+    assert (np.asarray(sampler.draw(jax.random.key(0), grid, early, 50).weights) == 0).all()
+    np.testing.assert_allclose(sampler.probabilities(grid, early), 1 / 8, rtol=1e-6)
+    view = after(sampler, grid, [([0, 1, 2, 4], [1.0, 2.0, 3.0, 0.5])])
     draw = sampler.draw(jax.random.key(0), grid, view, 20_000)
     weights, cells = np.asarray(draw.weights), np.asarray(draw.cells)
     assert set(np.unique(weights)) == {0, 2}
     np.testing.assert_allclose(weights.mean(), 1, atol=0.03)
-    assert (weights[cells > 2] == 0).all()  # never visited, so never replayed
+    assert (weights[~np.isin(cells, [0, 1, 2, 4])] == 0).all()  # never visited, so never replayed
     replayed = LevelReplay("losses", 1.0, 1.0, 0.3).probabilities(grid, view)
     counts = np.bincount(cells[weights > 0], minlength=8)
     np.testing.assert_allclose(counts / counts.sum(), replayed, atol=0.02)
@@ -255,17 +269,34 @@ def test_learnable_cells_by_score_are_those_that_succeed_half_the_time():
     grid = ParameterGrid({"a": Interval(0.0, 1.0, 10)})
     view = after(sampler, grid, [(range(8), [0.0, 0.1, 0.4, 0.9, 1.0, 0.55, 0.2, 7.0])])
     np.testing.assert_allclose(np.flatnonzero(sampler.probabilities(grid, view)), [2, 5])
+    view = after(sampler, grid, [(range(8), [0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 7.0])])  # nothing is learnable
+    np.testing.assert_allclose(sampler.probabilities(grid, view), 0.1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["learnability", "level_replay"])
+def test_the_queue_is_filled_before_it_is_trusted(name, grid):
+    few, many = ([(range(n), np.arange(float(n)))] for n in (9, 11))  # of 20 cells
+    np.testing.assert_allclose(FIELD[name].probabilities(grid, after(FIELD[name], grid, few)), 1 / 20, rtol=1e-5)
+    assert np.ptp(FIELD[name].probabilities(grid, after(FIELD[name], grid, many))) > 0.01
+
+
+def test_a_tail_of_equal_losses_is_not_empty_and_a_batch_that_does_not_count_is_no_error():
+    for quantile in ("density", "queue"):
+        sampler = TailRisk(0.5, quantile, Uniform())
+        view = after(sampler, LINE, [(range(6), [2.0] * 6)])
+        assert (weights_of(sampler, [2.0, 2.0], view=view) > 0).all()
+    np.testing.assert_array_equal(weights_of(TailRisk(0.5, "batch", Uniform()), [1.0, 2.0], weights=[0.0, 0.0]), 0)
 
 
 def test_progress_is_the_distance_of_two_averages():
     sampler = LearningProgress(fast=0.5, slow=0.1, uniform_fraction=0.0)
-    batches = [([0, 1, 2], [4.0, 1.0, 1.0]), ([0, 1, 2], [2.0, 1.0, 3.0]), ([0, 3], [2.0, 5.0])]
+    batches = [([0, 1, 2], [4.0, 1.0, 1.0]), ([0, 1, 2], [2.0, 1.0, 3.0]), ([0, 3, 3], [2.0, 5.0, 7.0])]
     view = after(sampler, LINE, batches)
     fast = [4 + 0.5 * (2 - 4), 1, 1 + 0.5 * 2]
     slow = [4 + 0.1 * (2 - 4), 1, 1 + 0.1 * 2]
     fast[0], slow[0] = fast[0] + 0.5 * (2 - fast[0]), slow[0] + 0.1 * (2 - slow[0])
     progress = np.abs(np.subtract(fast, slow))
-    expected = np.array([*progress, *[progress.mean()] * 3])  # cells 3, 4, 5 have not been visited twice
+    expected = np.array([*progress, *[progress.mean()] * 3])  # 3, 4, 5 have not been visited at two steps
     np.testing.assert_allclose(sampler.probabilities(LINE, view), expected / expected.sum(), rtol=1e-5)
 
 
@@ -380,8 +411,13 @@ def test_axes_without_an_order_are_refused():
     from twmaml.errors import ConfigurationError
 
     grid = ParameterGrid({"kind": Categories(["x", "y"])})
-    with pytest.raises(ConfigurationError, match=r"CrossEntropy .* categories of kind"):
+    with pytest.raises(ConfigurationError, match=r"sampler: CrossEntropy .* categories of kind"):
         check_sampler(FIELD["cross_entropy"], grid, 4)
+    with pytest.raises(ConfigurationError, match=r"sampler.proposal: CrossEntropy .* categories of kind"):
+        check_sampler(TailRisk(0.5, "batch", FIELD["cross_entropy"]), grid, 4)
+    between = Proportional("losses", False, interpolate=True)
+    with pytest.raises(ConfigurationError, match=r"sampler.proposal.interpolate=True: .* categories of kind"):
+        check_sampler(TailRisk(0.5, "batch", between), grid, 4)
 
 
 def test_candidates_are_chosen_apart_from_each_other():
@@ -419,8 +455,8 @@ KEEP_TASKS = ("cross_entropy", "hard_tasks", "risk_prediction", "risk_prediction
 @pytest.mark.parametrize("name", [name for name in FIELD if name not in KEEP_TASKS])
 def test_the_state_does_not_depend_on_the_order_of_a_batch(name, grid):
     rng = np.random.default_rng(3)
-    batches = [(rng.integers(0, grid.size, 6), rng.exponential(size=6)) for _ in range(4)]
-    view = after(FIELD[name], grid, batches)
+    batches = [(rng.integers(0, grid.size, 6), rng.exponential(size=6)) for _ in range(24)]
+    view = after(FIELD[name], grid, batches)._replace(step=jnp.int32(100))  # at which what is refreshed is
     draw = Draw(grid.centres()[:6], jnp.array([3, 3, 7, 1, 9, 3]), jnp.ones(6))
     scores = jnp.array([0.3, 1.7, 0.2, 5.0, 0.9, 0.1])
     queue = record(view.queue, draw.cells, scores, view.step)
@@ -430,7 +466,16 @@ def test_the_state_does_not_depend_on_the_order_of_a_batch(name, grid):
         report = Report(shuffled, scores[order], scores[order], view.queue)
         return FIELD[name].update(jax.random.key(0), grid, report, view._replace(queue=queue))
 
-    one, other = updated(jnp.arange(6)), updated(jnp.array([4, 2, 5, 0, 3, 1]))
+    order = jnp.array([4, 2, 5, 0, 3, 1])
+    one, other = updated(jnp.arange(6)), updated(order)
+    if jax.tree.leaves(one):
+        pairs = zip(jax.tree.leaves(one), jax.tree.leaves(view.own), strict=True)
+        assert any((np.asarray(a) != np.asarray(b)).any() for a, b in pairs)
+    weights, shuffled = (
+        FIELD[name].weigh(Report(jax.tree.map(lambda each, o=o: each[o], draw), scores[o], scores[o], view.queue), view)
+        for o in (jnp.arange(6), order)
+    )
+    np.testing.assert_allclose(weights[order], shuffled, rtol=1e-5)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         if name == "uniform_difficulty":
             np.testing.assert_allclose(a, b, rtol=1e-6)
@@ -445,6 +490,8 @@ def test_whatever_is_known_there_is_a_distribution_and_finite_weights(name, grid
         batches = [(rng.integers(0, grid.size, 8), scale * rng.exponential(size=8)) for _ in range(12)]
         view = after(sampler, grid, batches)
         assert is_distribution(sampler.probabilities(grid, view))
+        if name.startswith("risk"):
+            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(view.own._replace(correlation=0.0)))
         draw = sampler.draw(jax.random.key(0), grid, view, 8)
         scores = jnp.float32(scale) * jnp.arange(8)
         weights = sampler.weigh(Report(draw, scores, scores, view.queue), view)

@@ -13,6 +13,7 @@ from twmaml.adaptation.base import Adaptation
 from twmaml.errors import ConfigurationError, innermost, one_line
 from twmaml.samplers.additive import Additive
 from twmaml.samplers.base import Report, Sampler, View
+from twmaml.samplers.weighting import Weighting
 from twmaml.space.grid import ParameterGrid
 from twmaml.space.priority_queue import empty_queue
 from twmaml.statistics import LOGGED
@@ -62,13 +63,7 @@ def check_sampler(sampler: Sampler, grid: ParameterGrid, tasks: int) -> None:
     Raises:
         ConfigurationError: with what it must return, and what it does.
     """
-    if (sampler.interpolate or sampler.continuous_only) and not grid.continuous:
-        names = ", ".join(name for name, axis in grid.axes.items() if not axis.continuous)
-        unusable = f"sampler: {type(sampler).__name__} cannot be used"
-        what = "sampler.interpolate=True" if sampler.interpolate else unusable
-        raise ConfigurationError(f"{what}: there is nothing between the categories of {names}")
-    if isinstance(sampler, Additive) and (signal := getattr(sampler, "signal", None)) not in ("losses", "deltas"):
-        raise ConfigurationError(f"sampler: the attribute signal must be losses or deltas. Got {signal}")
+    _check_rule(sampler, "sampler", grid)
     key = jax.eval_shape(lambda: jax.random.key(0))
     view = jax.eval_shape(lambda: View(empty_queue(grid.size), sampler.init(grid), jnp.int32(0)))
     p = jax.eval_shape(lambda view: sampler.probabilities(grid, view), view)
@@ -90,6 +85,21 @@ def check_sampler(sampler: Sampler, grid: ParameterGrid, tasks: int) -> None:
             "sampler: update must return a state like that of init. "
             f"Got {jax.tree.structure(after)} for {jax.tree.structure(view.own)}"
         )
+
+
+def _check_rule(sampler: Sampler, key: str, grid: ParameterGrid) -> None:
+    """Refuses a sampler, or the proposal that it draws by, that cannot work on a grid."""
+    if isinstance(sampler, Weighting):
+        check_signatures(f"{key}.proposal", sampler.proposal, Sampler)
+        _check_rule(sampler.proposal, f"{key}.proposal", grid)
+        return
+    if (sampler.interpolate or sampler.continuous_only) and not grid.continuous:
+        names = ", ".join(name for name, axis in grid.axes.items() if not axis.continuous)
+        unusable = f"{key}: {type(sampler).__name__} cannot be used"
+        what = f"{key}.interpolate=True" if sampler.interpolate else unusable
+        raise ConfigurationError(f"{what}: there is nothing between the categories of {names}")
+    if isinstance(sampler, Additive) and (signal := getattr(sampler, "signal", None)) not in ("losses", "deltas"):
+        raise ConfigurationError(f"{key}: the attribute signal must be losses or deltas. Got {signal}")
 
 
 _TAKEN = {

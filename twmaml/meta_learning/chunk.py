@@ -77,5 +77,15 @@ def _step_metrics(draw: Draw, outcomes: Outcome) -> dict[str, Float[Array, ""]]:
         "train/loss": jnp.mean(outcomes.loss),
         "train/loss_std": jnp.std(outcomes.loss),
         **{f"train/{name}": jnp.mean(value) for name, value in outcomes.metrics.items()},
-        "weights/effective_sample_size": jnp.sum(draw.weights) ** 2 / jnp.sum(draw.weights**2),
+        "weights/effective_sample_size": _effective(draw.weights),
     }
+
+
+def _effective(weights: Float[Array, " tasks"]) -> Float[Array, ""]:
+    """The number of tasks that a batch is worth; 0 where none counts.
+
+    References:
+        Kish 1965, Survey sampling, section 11.7.
+    """
+    squares = jnp.sum(weights**2)
+    return jnp.where(squares > 0, jnp.sum(weights) ** 2 / jnp.where(squares > 0, squares, 1), 0)

@@ -67,6 +67,7 @@ class Bandit(Sampler):
         gains = report.before.losses[cells] - report.scores
         low, high = own.range
         reward = jnp.clip(2 * (gains - low) / jnp.maximum(high - low, 1e-12) - 1, -1, 1)
+        reward = jnp.where(high > low, reward, jnp.sign(gains - low))  # where most gains are the same
         reward = jnp.where(jnp.isnan(reward), 0, reward)  # of a first visit there is no gain
         order = jnp.argsort(reward)  # so that the sum does not depend on the order of the batch
         cells, reward = cells[order], reward[order]
@@ -75,7 +76,9 @@ class Bandit(Sampler):
 
     def _note(self, gains: Float[Array, " tasks"], view: View) -> tuple[Array, Array, Array]:
         """Memory, quantiles and place of the next gain, with those of a batch."""
-        own, known = view.own, jnp.sort(gains[: self.memory])  # NaN at the end
+        own, known = view.own, jnp.sort(gains)  # NaN at the end
+        if known.size > self.memory:  # evenly over all of them
+            known = known[jnp.linspace(0, known.size - 1, self.memory).astype(jnp.int32)]
         place = (own.next + jnp.arange(known.size)) % self.memory
         noted = own.gains.at[place].set(jnp.where(jnp.isnan(known), own.gains[place], known))
         quantiles = now_and_then(

@@ -37,13 +37,15 @@ class GroupRobust(Weighting):
         return jnp.full(grid.size, -jnp.log(jnp.float32(grid.size)))
 
     def factors(self, report: Report, view: View) -> Float[Array, " tasks"]:
-        """N q of each task's cell."""
-        return view.own.size * jnp.exp(view.own[report.draw.cells])
+        """N q of each task's cell, after the step of ascent in these losses."""
+        return view.own.size * jnp.exp(self._risen(report, view)[report.draw.cells])
 
     def learn(self, grid: ParameterGrid, report: Report, view: View) -> Float[Array, " cells"]:
-        """A step of ascent in the cells of the batch."""
+        """log q after the step."""
         del grid
+        return self._risen(report, view)
+
+    def _risen(self, report: Report, view: View) -> Float[Array, " cells"]:
         cells = report.draw.cells
-        risen = view.own[cells] + self.rate * mean_of_same_cell(cells, report.scores)
-        log_q = view.own.at[cells].set(risen)
+        log_q = view.own.at[cells].set(view.own[cells] + self.rate * mean_of_same_cell(cells, report.scores))
         return log_q - jax.nn.logsumexp(log_q)

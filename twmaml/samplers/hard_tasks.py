@@ -29,7 +29,7 @@ class HardTasks(Sampler):
     A task leaves the memory only if it turns out easier than others.
 
     Args:
-        share: of the batch.
+        share: of the batch; at most as many as are remembered.
         memory: tasks that are remembered.
         wait: meta-steps with uniform tasks only.
 

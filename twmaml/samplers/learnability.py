@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from twmaml.samplers.base import Fraction, Report, Sampler, View
-from twmaml.samplers.ordering import descending_ranks, now_and_then
+from twmaml.samplers.ordering import descending_ranks, is_filled, now_and_then
 from twmaml.space.grid import ParameterGrid
 
 
@@ -24,6 +24,7 @@ class Learnability(Sampler):
             are learnable, whatever the scale; `score`: the score itself, where that lies in [0, 1].
         share: the part of the tasks from learnable cells.
         learnable: K as a part of the N cells.
+        fill: the part of the cells that must have been visited before any are chosen.
         refresh: meta-steps between choices of them.
 
     References:
@@ -34,6 +35,7 @@ class Learnability(Sampler):
     failure: Literal["rank", "score"]
     share: Fraction
     learnable: Annotated[float, Field(gt=0, le=1)]
+    fill: Fraction = 0.5
     refresh: PositiveInt = 100
 
     def init(self, grid: ParameterGrid) -> Float[Array, " cells"]:
@@ -45,16 +47,16 @@ class Learnability(Sampler):
         return self.share * view.own + (1 - self.share) / grid.size
 
     def update(self, key: Key[Array, ""], grid: ParameterGrid, report: Report, view: View) -> Float[Array, " cells"]:
-        """The distribution over the learnable cells."""
+        """The distribution over the learnable cells; over all while there are none."""
         del key, report
         count = max(1, round(self.learnable * grid.size))
 
         def choose() -> Array:
             u = self._failure(view.queue.losses)
-            _, best = jax.lax.top_k(jnp.where(jnp.isnan(u), -1, u * (1 - u)), count)
-            known = ~jnp.isnan(u[best])
-            chosen = jnp.zeros(grid.size).at[best].set(jnp.float32(known))
-            return chosen / jnp.maximum(jnp.sum(known), 1)
+            score, best = jax.lax.top_k(jnp.nan_to_num(u * (1 - u)), count)
+            chosen = jnp.zeros(grid.size).at[best].set(jnp.float32(score > 0))
+            usable = is_filled(view.queue, self.fill) & (score[0] > 0)
+            return jnp.where(usable, chosen / jnp.maximum(jnp.sum(chosen), 1), 1 / grid.size)
 
         return now_and_then(self.refresh, view.step, choose, view.own)
 

@@ -24,7 +24,7 @@ class Averages(NamedTuple):
 class LearningProgress(Sampler):
     """p = (1-f) progress/Σprogress + f/N, with progress the distance of a fast and a slow average of a cell's loss.
 
-    Cells with less than two visits take the mean progress of the others.
+    Cells without two visits at different meta-steps take the mean progress of the others.
 
     Args:
         fast: weight of the latest loss in the fast average.
@@ -51,7 +51,8 @@ class LearningProgress(Sampler):
     def probabilities(self, grid: ParameterGrid, view: View) -> Float[Array, " cells"]:
         """In proportion to the progress, over a uniform floor."""
         del grid
-        progress = jnp.where(view.queue.visits > 1, jnp.abs(view.own.fast - view.own.slow), jnp.nan)
+        known = ~jnp.isnan(view.queue.deltas)
+        progress = jnp.where(known, jnp.abs(view.own.fast - view.own.slow), jnp.nan)
         cells = totals_of(progress)
         return proportional(cells, whole_of(cells), self.uniform_fraction)
 

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from twmaml.samplers.base import Draw, Fraction, Report, Sampler, View
-from twmaml.samplers.ordering import descending_ranks, now_and_then
+from twmaml.samplers.ordering import descending_ranks, is_filled, now_and_then
 from twmaml.space.grid import ParameterGrid
 from twmaml.types import PositiveReal
 
@@ -28,8 +28,10 @@ class LevelReplay(Sampler):
         replay: probability of drawing a visited cell.
         temperature: of the ranks; the larger, the more alike the cells.
         staleness: the part of c.
-        robust: tasks drawn to explore count nothing (robust PLR), the others 1/replay.
+        robust: tasks drawn to explore count nothing (robust PLR), the others 1/replay; until the cells are filled
+            nothing is learned.
         spread: the part of the replayed tasks that comes from a neighbour of the cell instead (an edit, as in ACCEL).
+        fill: the part of the cells that must have been visited before any is replayed.
         refresh: meta-steps between sortings of the cells.
 
     References:
@@ -44,6 +46,7 @@ class LevelReplay(Sampler):
     staleness: Fraction
     robust: bool = False
     spread: Fraction = 0.0
+    fill: Fraction = 0.5
     refresh: PositiveInt = 10
 
     def __post_init__(self) -> None:
@@ -56,14 +59,15 @@ class LevelReplay(Sampler):
 
     def probabilities(self, grid: ParameterGrid, view: View) -> Float[Array, " cells"]:
         """Replay, over a uniform floor."""
-        return self.replay * self._replayed(grid, view) + (1 - self.replay) / grid.size
+        replay = self._replay(view)
+        return replay * self._replayed(grid, view) + (1 - replay) / grid.size
 
     def draw(self, key: Key[Array, ""], grid: ParameterGrid, view: View, n: int) -> Draw:
         """Tasks from the distribution; which of them are replayed is drawn afterwards, given their cells."""
         draw = super().draw(key, grid, view, n)
         if not self.robust:
             return draw
-        share = self.replay * self._replayed(grid, view) / self.probabilities(grid, view)
+        share = self._replay(view) * self._replayed(grid, view) / self.probabilities(grid, view)
         replayed = jax.random.uniform(jax.random.fold_in(key, _REPLAYED), (n,)) < share[draw.cells]
         return draw._replace(weights=replayed / self.replay)
 
@@ -72,6 +76,10 @@ class LevelReplay(Sampler):
         del key, grid, report
         signal = view.queue.losses if self.signal == "losses" else view.queue.deltas
         return now_and_then(self.refresh, view.step, lambda: rank_weights(signal, self.temperature), view.own)
+
+    def _replay(self, view: View) -> Float[Array, ""]:
+        """The probability of replaying."""
+        return jnp.where(is_filled(view.queue, self.fill), self.replay, 0.0)
 
     def _replayed(self, grid: ParameterGrid, view: View) -> Float[Array, " cells"]:
         """The distribution of replayed tasks; uniform before there are any."""

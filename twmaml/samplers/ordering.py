@@ -5,8 +5,9 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from twmaml.space.priority_queue import PriorityQueue
 from twmaml.types import Step
 
 State = TypeVar("State")
@@ -15,6 +16,11 @@ State = TypeVar("State")
 def now_and_then(steps: int, step: Step, fresh: Callable[[], State], kept: State) -> State:
     """A state that is computed anew at every so many meta-steps, and stays as it is at the others."""
     return jax.lax.cond(step % steps == 0, fresh, lambda: kept)
+
+
+def is_filled(queue: PriorityQueue, share: float) -> Bool[Array, ""]:
+    """Whether so many of the cells have been visited that what is known of them means something."""
+    return jnp.mean(queue.visits > 0, dtype=jnp.float32) >= share
 
 
 def descending_ranks(values: Float[Array, " cells"]) -> Int[Array, " cells"]:

@@ -19,6 +19,9 @@ from twmaml.types import NotNegativeReal, PositiveReal
 
 _WIDTH = 10
 
+_LARGEST = 1e3
+"""Of a loss, in units of the scale: the squares of larger ones would overflow, and tell no more."""
+
 _WATCHED = 10
 """Meta-steps between looks at how good the predictions are."""
 
@@ -103,7 +106,7 @@ class RiskPrediction(Sampler):
     def update(self, key: Key[Array, ""], grid: ParameterGrid, report: Report, view: View) -> Model:
         """One step of training on the batch, and the belief that follows from it."""
         own, tasks = view.own, _standardised(grid, report.draw.tasks)
-        targets, layers = report.scores / self.scale, _layers_of(own.weights, grid)
+        targets, layers = jnp.minimum(report.scores / self.scale, _LARGEST), _layers_of(own.weights, grid)
 
         def loss(layers: Any) -> tuple[Array, Normal]:
             belief = _encode(layers, tasks, targets)

@@ -18,7 +18,7 @@ _SECTIONS = 16  # into which a bracket is cut each time
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True))
 class TailRisk(Weighting):
-    """The gradient of CVaR: tasks above a quantile of the losses count 1/(1-confidence), the others nothing.
+    """The gradient of CVaR: tasks from a quantile of the losses on count 1/(1-confidence), the others nothing.
 
     Args:
         confidence: the part of the tasks that does not count; the tail is the other part.
@@ -50,9 +50,10 @@ class TailRisk(Weighting):
         scores, weights = report.scores, report.draw.weights
         if self.quantile == "batch":
             kept = worst_part(scores, weights, 1 - self.confidence)
-            return kept * scores.size / jnp.sum(kept * weights)
+            total = jnp.sum(kept * weights)  # 0 if the draw lets nothing count
+            return kept * scores.size / jnp.where(total > 0, total, 1)
         threshold = view.own if self.quantile == "queue" else density_quantile(scores, weights, self.confidence)
-        tail = jnp.float32(scores > threshold) / (1 - self.confidence)
+        tail = jnp.float32(scores >= threshold) / (1 - self.confidence)
         return jnp.where(jnp.isnan(threshold), 1.0, tail)
 
     def learn(self, grid: ParameterGrid, report: Report, view: View) -> Float[Array, ""] | tuple[()]:
@@ -95,5 +96,5 @@ def density_quantile(values: Float[Array, " tasks"], weights: Float[Array, " tas
         step = (high - low) / _SECTIONS
         return (low + step * section, low + step * (section + 1)), None
 
-    bracket, _ = jax.lax.scan(narrow, (jnp.min(values), jnp.max(values)), None, length=4)
-    return jnp.mean(jnp.stack(bracket))
+    (low, _), _ = jax.lax.scan(narrow, (jnp.min(values), jnp.max(values)), None, length=4)
+    return low  # that equal values lie not below

@@ -41,8 +41,9 @@ class TaskRobust(Weighting):
     def learn(self, grid: ParameterGrid, report: Report, view: View) -> Float[Array, " cells"]:
         """A step of ascent; repeated cells add up."""
         del grid
-        order = jnp.argsort(report.scores)  # so that the sum does not depend on the order of the batch
-        return onto_simplex(view.own.at[report.draw.cells[order]].add(self.rate * report.scores[order]))
+        rises = self.rate * report.draw.weights * report.scores  # as under uniform sampling, if the draw weighs so
+        order = jnp.argsort(rises)  # so that the sum does not depend on the order of the batch
+        return onto_simplex(view.own.at[report.draw.cells[order]].add(rises[order]))
 
 
 def onto_simplex(values: Float[Array, " cells"]) -> Float[Array, " cells"]:

@@ -47,21 +47,28 @@ class UniformDifficulty(Weighting):
 
     def factors(self, report: Report, view: View) -> Float[Array, " tasks"]:
         """B w over the effective number; 1 for all if none lies inside."""
-        known, batch = view.own, _difficulty_of(report)
-        mean, variance = (jnp.where(jnp.isnan(old), new, old) for old, new in zip(known, batch, strict=True))
+        mean, variance = _mixed(view.own, report, 1.0)
         z = (report.scores - mean) / jnp.sqrt(variance + 1e-12)
         ratio = math.sqrt(2 * math.pi) / (2 * _ENDS) * jnp.exp(jnp.minimum(z**2, _ENDS**2) / 2)
         w = jnp.where(jnp.abs(z) <= _ENDS, ratio, 0)
-        effective = jnp.sum(w) ** 2 / jnp.maximum(jnp.sum(w**2), 1e-12)
+        total = report.draw.weights * w  # what each counts for in the end
+        effective = jnp.sum(total) ** 2 / jnp.maximum(jnp.sum(total**2), 1e-12)
         return jnp.where(effective > 0, w.size * w / jnp.maximum(effective, 1e-12), 1.0)
 
     def learn(self, grid: ParameterGrid, report: Report, view: View) -> Difficulty:
         """Mean and variance with the batch in them."""
         del grid
-        both = zip(view.own, _difficulty_of(report), strict=True)
-        mixed = [jnp.where(jnp.isnan(old), new, self.memory * old + (1 - self.memory) * new) for old, new in both]
-        return Difficulty(*mixed)
+        return _mixed(view.own, report, self.memory)
 
 
-def _difficulty_of(report: Report) -> Difficulty:
-    return Difficulty(jnp.mean(report.scores), jnp.var(report.scores))
+def _mixed(known: Difficulty, report: Report, memory: float) -> Difficulty:
+    """Mean and variance about it, with those of a batch for a part; the batch's own if nothing is known."""
+    shares = report.draw.weights / jnp.maximum(jnp.sum(report.draw.weights), 1e-12)
+    mean = jnp.sum(shares * report.scores)
+    centre = jnp.where(jnp.isnan(known.mean), mean, known.mean)
+    new = Difficulty(mean, jnp.sum(shares * (report.scores - centre) ** 2))
+    mixed = [
+        jnp.where(jnp.isnan(old), fresh, memory * old + (1 - memory) * fresh)
+        for old, fresh in zip(known, new, strict=True)
+    ]
+    return Difficulty(*mixed)

@@ -23,7 +23,7 @@ class Weighting(Sampler):
     """A rule for what tasks count for, on top of a sampler that draws them.
 
     The weights are those of the draw times those of the rule: with importance weights in the draw, the expected
-    gradient is that of the rule under uniform sampling. A subclass is a frozen dataclass with a field `proposal`.
+    gradient is that of the rule under uniform sampling, its own state given. A subclass is a frozen dataclass with a field `proposal`.
     """
 
     proposal: Sampler
@@ -66,6 +66,11 @@ class Weighting(Sampler):
     def expensive(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Whether the proposal is."""
         return self.proposal.expensive
+
+    @property
+    def continuous_only(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether the proposal is."""
+        return self.proposal.continuous_only
 
     def init(self, grid: ParameterGrid) -> Both:
         """Both states."""
