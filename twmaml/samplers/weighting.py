@@ -23,7 +23,8 @@ class Weighting(Sampler):
     """A rule for what tasks count for, on top of a sampler that draws them.
 
     The weights are those of the draw times those of the rule: with importance weights in the draw, the expected
-    gradient is that of the rule under uniform sampling, its own state given. A subclass is a frozen dataclass with a field `proposal`.
+    gradient is that of the rule under uniform sampling, its own state given. A subclass is a frozen dataclass with a
+    field `proposal`.
     """
 
     proposal: Sampler
