@@ -13,6 +13,7 @@ from twmaml.adaptation.anil import ANIL
 from twmaml.adaptation.base import adapt, adaptation_path, bind
 from twmaml.adaptation.cavia import CAVIA
 from twmaml.adaptation.maml import MAML
+from twmaml.adaptation.maml_pp import MAMLPlusPlus
 from twmaml.adaptation.meta_sgd import MetaSGD
 from twmaml.adaptation.reptile import Reptile
 from twmaml.meta_learning.chunk import train_chunk
@@ -20,6 +21,7 @@ from twmaml.models.conv4 import Conv4
 from twmaml.models.mlp import MLP
 from twmaml.models.policy import GaussianPolicy
 from twmaml.models.resnet12 import ResNet12
+from twmaml.types import Outcome
 
 NETWORK = MLP([6, 5], "tanh", jax.nn.initializers.lecun_normal())
 METHODS = {
@@ -72,6 +74,56 @@ def test_equal_rates_are_those_of_maml(steps):
     fast = adapt(adaptation, NETWORK, meta_params, partial(loss_of, support), key, steps)
     expected = adapt(maml, NETWORK, meta_params.weights, partial(loss_of, support), key, steps)
     np.testing.assert_allclose(NETWORK.apply(fast, x), NETWORK.apply(expected, x), rtol=1e-5, atol=1e-6)
+
+
+def objective_of(adaptation, meta_params, support, query, key, meta_step):
+    def judge(fast):
+        loss = loss_of(query, bind(adaptation, NETWORK, meta_params, fast), None)
+        return Outcome(loss, loss, {})
+
+    return adaptation.objective(NETWORK, meta_params, partial(loss_of, support), judge, key, jnp.int32(meta_step))[0]
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+def test_maml_pp_is_maml_when_its_losses_have_faded(first_order):
+    adaptation = MAMLPlusPlus(0.1, 3, 100, second_order_from=500 if first_order else 0)
+    maml = MAML(0.1, 3, first_order)
+    with jax.enable_x64(True):
+        meta_params, support, query, key = problem(adaptation, 0)
+        meta_params = meta_params._replace(rates=jax.tree.map(lambda r: jnp.full_like(r, 0.1), meta_params.rates))
+        gradient = jax.grad(lambda mp: objective_of(adaptation, mp, support, query, key, 100))(meta_params).weights
+        expected = jax.grad(lambda mp: objective_of(maml, mp, support, query, key, 100))(meta_params.weights)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-9), gradient, expected)
+
+
+@pytest.mark.parametrize("meta_step", [0, 40])
+def test_the_meta_gradient_of_maml_pp_equals_finite_differences(meta_step):
+    adaptation = MAMLPlusPlus(0.1, 3, 100)
+    with jax.enable_x64(True):
+        meta_params, support, query, key = problem(adaptation, meta_step)
+        direction = jax.tree.map(lambda p: jax.random.normal(key, p.shape, jnp.float64), meta_params)
+        objective = jax.jit(lambda mp: objective_of(adaptation, mp, support, query, key, meta_step))
+        gradient = jax.grad(objective)(meta_params)
+        slope = sum(jnp.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (gradient, direction)), strict=True))
+        h = 1e-5
+        up, down = (jax.tree.map(lambda p, d, s=s: p + s * d, meta_params, direction) for s in (h, -h))
+        np.testing.assert_allclose(slope, (objective(up) - objective(down)) / (2 * h), rtol=1e-5)
+
+
+def test_the_losses_of_the_earlier_steps_fade():
+    adaptation = MAMLPlusPlus(0.1, 4, 100)
+    np.testing.assert_allclose(adaptation.shares(jnp.int32(0)), [0.25] * 4)
+    np.testing.assert_allclose(adaptation.shares(jnp.int32(50)), [0.125, 0.125, 0.125, 0.625])
+    np.testing.assert_allclose(adaptation.shares(jnp.int32(1000)), [0, 0, 0, 1])
+
+
+def test_steps_beyond_those_of_training_take_the_last_rate():
+    adaptation = MAMLPlusPlus(0.1, 2, 100)
+    meta_params, support, _, key = problem(adaptation, 0, jnp.float32)
+    rates = jax.tree.map(lambda r: jnp.array([0.2, 0.05]), meta_params.rates)
+    arguments = (NETWORK, meta_params._replace(rates=rates), meta_params.weights, partial(loss_of, support), key)
+    late, second = (adaptation.step(*arguments, index) for index in (7, 1))
+    jax.tree.map(np.testing.assert_array_equal, late, second)
 
 
 def test_rates_start_in_their_range_and_are_learned(make_learner):
