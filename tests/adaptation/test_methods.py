@@ -12,8 +12,10 @@ from pydantic import ValidationError
 from twmaml.adaptation.anil import ANIL
 from twmaml.adaptation.base import adapt, adaptation_path, bind
 from twmaml.adaptation.cavia import CAVIA
+from twmaml.adaptation.imaml import IMAML
 from twmaml.adaptation.maml import MAML
 from twmaml.adaptation.maml_pp import MAMLPlusPlus
+from twmaml.adaptation.meta_curvature import MetaCurvature
 from twmaml.adaptation.meta_sgd import MetaSGD
 from twmaml.adaptation.reptile import Reptile
 from twmaml.meta_learning.chunk import train_chunk
@@ -25,10 +27,11 @@ from twmaml.types import Outcome
 
 NETWORK = MLP([6, 5], "tanh", jax.nn.initializers.lecun_normal())
 METHODS = {
-    "meta_sgd": partial(MetaSGD, lowest_rate=0.02, highest_rate=0.2),
+    "meta_sgd": partial(MetaSGD, 0.1, spread=0.8, decay=0.7),
     "anil": partial(ANIL, 0.1),
     "anil_first": partial(ANIL, 0.1, head=[0, "2.bias"]),
     "cavia": partial(CAVIA, 0.5, size=3),
+    "meta_curvature": partial(MetaCurvature, 0.1),
 }
 
 
@@ -67,7 +70,7 @@ def test_the_meta_gradient_equals_finite_differences(name, steps):
 
 @pytest.mark.parametrize("steps", [0, 1, 4])
 def test_equal_rates_are_those_of_maml(steps):
-    adaptation, maml = MetaSGD(steps, 0.1, 0.1), MAML(0.1, steps)
+    adaptation, maml = MetaSGD(0.1, steps), MAML(0.1, steps)
     meta_params, support, _, key = problem(adaptation, 0, jnp.float32)
     meta_params = meta_params._replace(rates=jax.tree.map(lambda r: jnp.full_like(r, 0.1), meta_params.rates))
     x = jnp.linspace(-2, 2, 5)[:, None]
@@ -126,8 +129,41 @@ def test_steps_beyond_those_of_training_take_the_last_rate():
     jax.tree.map(np.testing.assert_array_equal, late, second)
 
 
+def test_without_curvature_it_is_maml():
+    adaptation, maml = MetaCurvature(0.1, 3), MAML(0.1, 3)
+    for network, example in ((NETWORK, jnp.zeros(1)), (Conv4(filters=2, outputs=3, layers=2), jnp.zeros((8, 8, 1)))):
+        meta_params = adaptation.init(jax.random.key(0), network, example)
+        x = jax.random.normal(jax.random.key(1), (4, *example.shape))
+
+        def loss(predict, _, x=x):
+            return jnp.mean(predict(x) ** 2)
+
+        fast = adapt(adaptation, network, meta_params, loss, jax.random.key(0), 3)
+        expected = adapt(maml, network, meta_params.weights, loss, jax.random.key(0), 3)
+        np.testing.assert_allclose(network.apply(fast, x), network.apply(expected, x), rtol=1e-4, atol=1e-6)
+
+
+def test_the_implicit_gradient_is_that_of_where_adapting_ends():
+    # As the inner minimum is reached and the conjugate gradients have as many steps as there are weights.
+    adaptation = IMAML(0.2, 400, proximity=1.0, conjugate_steps=200)
+    with jax.enable_x64(True):
+        meta_params, support, query, key = problem(adaptation, 3)
+        direction = jax.tree.map(lambda p: jax.random.normal(key, p.shape, jnp.float64), meta_params)
+        gradient = jax.grad(lambda mp: objective_of(adaptation, mp, support, query, key, 0))(meta_params)
+        slope = sum(jnp.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (gradient, direction)), strict=True))
+
+        @jax.jit
+        def ends_at(meta_params):
+            fast = adapt(adaptation, NETWORK, meta_params, partial(loss_of, support), key, 400)
+            return loss_of(query, bind(adaptation, NETWORK, meta_params, fast), None)
+
+        h = 1e-5
+        up, down = (jax.tree.map(lambda p, d, s=s: p + s * d, meta_params, direction) for s in (h, -h))
+        np.testing.assert_allclose(slope, (ends_at(up) - ends_at(down)) / (2 * h), rtol=1e-4)
+
+
 def test_rates_start_in_their_range_and_are_learned(make_learner):
-    learner = make_learner(adaptation=MetaSGD(1, 0.01, 0.03), optimizer=optax.adam(1e-3))
+    learner = make_learner(adaptation=MetaSGD(0.02, 1, spread=0.5), optimizer=optax.adam(1e-3))
     state = learner.init(0)
     before = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state.meta_params.rates)])
     assert ((before >= 0.01) & (before <= 0.03)).all()
@@ -204,7 +240,7 @@ def test_a_context_begins_at_zero_and_is_all_that_is_adapted():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: MetaSGD(1, 0.2, 0.1), "lowest_rate must not be above highest_rate=0.1"),
+        (lambda: MetaSGD(0.1, 1, spread=2.0), "less than or equal to 1"),
         (lambda: CAVIA(0.1, 1, -1), "greater than or equal to 0"),
         (lambda: Reptile(0.0, 1), "greater than 0"),
     ],

@@ -8,7 +8,7 @@ from jaxtyping import Array, Int, Key, PyTree
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from twmaml.adaptation.base import Adaptation, inner_gradient
+from twmaml.adaptation.base import Adaptation, inner_gradient, rate_at
 from twmaml.models.base import HasHead, Model
 from twmaml.types import InnerSteps, LossOf, Params, PositiveReal
 
@@ -31,6 +31,7 @@ class ANIL(Adaptation):
         steps: inner steps in training.
         head: names of the weights to adapt, or beginnings of them, separated by points as in a checkpoint; the
             network's own head if not given.
+        decay: factor of the learning rate from one inner step to the next.
 
     References:
         Raghu, Raghu, Bengio, Vinyals 2020, Rapid learning or feature reuse? Towards understanding the effectiveness of
@@ -40,6 +41,7 @@ class ANIL(Adaptation):
     learning_rate: PositiveReal
     steps: InnerSteps
     head: Sequence[str | int] | None = None
+    decay: PositiveReal = 1.0
 
     def init(self, key: Key[Array, ""], model: Model, example_input: Any) -> BodyAndHead:
         """Fresh weights.
@@ -75,9 +77,10 @@ class ANIL(Adaptation):
         index: int | Int[Array, ""],
     ) -> dict[str, Array]:
         """The head - learning_rate * gradient of the loss."""
-        del index
         gradient = inner_gradient(self, model, meta_params, fast, loss_of, key)
-        return {name: leaf - self.learning_rate * gradient[name] for name, leaf in fast.items()}
+        return {
+            name: leaf - rate_at(self.learning_rate, self.decay, index) * gradient[name] for name, leaf in fast.items()
+        }
 
 
 def _joined(body: PyTree[Any], head: dict[str, Array]) -> Params:

@@ -21,6 +21,8 @@ class Adaptation(ABC):
 
     steps: int
     """Inner steps in training."""
+    same_data: bool = False
+    """Whether it needs the same support data at every inner step, which policies do not have."""
 
     def init(self, key: Key[Array, ""], model: Model, example_input: Any) -> MetaParams:
         """Fresh meta-parameters: the network's weights."""
@@ -99,6 +101,11 @@ def inner_gradient(
 ) -> Fast:
     """The gradient of the loss on support data by what is adapted."""
     return jax.grad(lambda fast: loss_of(bind(adaptation, model, meta_params, fast), key))(fast)
+
+
+def rate_at(learning_rate: float, decay: float, index: int | Int[Array, ""]) -> float | Float[Array, ""]:
+    """The learning rate of an inner step; without decay the number itself, which makes a faster program."""
+    return learning_rate if decay == 1 else learning_rate * decay**index
 
 
 def bind(adaptation: Adaptation, model: Model, meta_params: MetaParams, fast: Fast) -> Predict:

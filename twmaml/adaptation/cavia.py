@@ -9,7 +9,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from pydantic.types import NonNegativeInt
 
-from twmaml.adaptation.base import Adaptation, inner_gradient
+from twmaml.adaptation.base import Adaptation, inner_gradient, rate_at
 from twmaml.models.base import Model
 from twmaml.types import InnerSteps, LossOf, MetaParams, PositiveReal
 
@@ -22,6 +22,7 @@ class CAVIA(Adaptation):
         learning_rate: of the inner steps.
         steps: inner steps in training.
         size: numbers of the context; with 0 the network is not adapted.
+        decay: factor of the learning rate from one inner step to the next.
 
     References:
         Zintgraf, Shiarlis, Kurin, Hofmann, Whiteson 2019, Fast context adaptation via meta-learning, section 3.
@@ -30,6 +31,7 @@ class CAVIA(Adaptation):
     learning_rate: PositiveReal
     steps: InnerSteps
     size: NonNegativeInt
+    decay: PositiveReal = 1.0
 
     def init(self, key: Key[Array, ""], model: Model, example_input: Any) -> MetaParams:
         """Fresh weights of a network that takes the context as well.
@@ -60,5 +62,6 @@ class CAVIA(Adaptation):
         index: int | Int[Array, ""],
     ) -> Float[Array, " size"]:
         """fast - learning_rate * gradient of the loss."""
-        del index
-        return fast - self.learning_rate * inner_gradient(self, model, meta_params, fast, loss_of, key)
+        return fast - rate_at(self.learning_rate, self.decay, index) * inner_gradient(
+            self, model, meta_params, fast, loss_of, key
+        )

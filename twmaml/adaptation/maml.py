@@ -1,11 +1,11 @@
 """Model-agnostic meta-learning."""
 
 import jax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Int, Key
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from twmaml.adaptation.base import Adaptation, inner_gradient
+from twmaml.adaptation.base import Adaptation, inner_gradient, rate_at
 from twmaml.models.base import Batch, Coefficients, MetaGradient, Model, SupportsFactoredStep, SupportsMetaGradient
 from twmaml.types import Fast, InnerSteps, LossOf, MetaParams, PositiveReal
 
@@ -42,7 +42,7 @@ class MAML(Adaptation):
         gradient = inner_gradient(self, model, meta_params, fast, loss_of, key)
         if self.first_order:
             gradient = jax.lax.stop_gradient(gradient)
-        return jax.tree.map(lambda p, g: p - self._rate(index) * g, fast, gradient)
+        return jax.tree.map(lambda p, g: p - rate_at(self.learning_rate, self.decay, index) * g, fast, gradient)
 
     def last_step(
         self,
@@ -55,7 +55,9 @@ class MAML(Adaptation):
     ) -> Fast:
         """The same step, factored where the network can do that."""
         if isinstance(model, SupportsFactoredStep):
-            stepped = model.factored_step(fast, loss_of, key, self._rate(index), self.first_order)
+            stepped = model.factored_step(
+                fast, loss_of, key, rate_at(self.learning_rate, self.decay, index), self.first_order
+            )
             if stepped is not None:
                 return stepped
         return self.step(model, meta_params, fast, loss_of, key, index)
@@ -66,9 +68,5 @@ class MAML(Adaptation):
         """That of the network, if it has one. A subclass has none, as it may adapt otherwise."""
         if type(self) is not MAML or not isinstance(model, SupportsMetaGradient):
             return None
-        rates = [self._rate(index) for index in range(self.steps)]
+        rates = [rate_at(self.learning_rate, self.decay, index) for index in range(self.steps)]
         return model.meta_gradient(meta_params, support, query, rates, self.first_order, coefficients)
-
-    def _rate(self, index: int | Int[Array, ""]) -> float | Float[Array, ""]:
-        """The learning rate of an inner step; without decay the number itself, which makes a faster program."""
-        return self.learning_rate if self.decay == 1 else self.learning_rate * self.decay**index

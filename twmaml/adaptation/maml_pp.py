@@ -31,11 +31,12 @@ class MAMLPlusPlus(Adaptation):
     so for the earlier ones.) Steps beyond K, in evaluation, take the last rate.
 
     Args:
-        learning_rate: at which all rates start.
+        learning_rate: at which the rates of the first inner step start.
         steps: inner steps in training, K.
         annealing: meta-steps in which the earlier losses fade.
         second_order_from: meta-step before which the derivative of the inner gradient is left out; off in every
             released configuration of the authors.
+        decay: factor of the learning rate from one inner step to the next, at the start.
 
     References:
         Antoniou, Edwards, Storkey 2019, How to train your MAML, section 4 (without its normalisation of batches).
@@ -45,11 +46,13 @@ class MAMLPlusPlus(Adaptation):
     steps: PositiveInt
     annealing: PositiveInt
     second_order_from: NonNegativeInt = 0
+    decay: PositiveReal = 1.0
 
     def init(self, key: Key[Array, ""], model: Model, example_input: Any) -> WeightsAndStepRates:
-        """Fresh weights, and equal rates."""
+        """Fresh weights, and rates alike for all layers."""
         weights = model.init(key, example_input)
-        return WeightsAndStepRates(weights, jax.tree.map(lambda _: jnp.full(self.steps, self.learning_rate), weights))
+        rates = self.learning_rate * self.decay ** jnp.arange(self.steps, dtype=jnp.float32)
+        return WeightsAndStepRates(weights, jax.tree.map(lambda _: rates, weights))
 
     def start(self, meta_params: WeightsAndStepRates) -> Fast:
         """The initial weights."""

@@ -1,15 +1,15 @@
 """Meta-SGD: the initial weights are learned, and a learning rate for each of them."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 from jaxtyping import Array, Int, Key
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from twmaml.adaptation.base import Adaptation, inner_gradient
+from twmaml.adaptation.base import Adaptation, inner_gradient, rate_at
 from twmaml.models.base import Model
-from twmaml.types import Fast, InnerSteps, LossOf, Params, Real
+from twmaml.types import Fast, InnerSteps, LossOf, Params, PositiveReal
 
 
 class WeightsAndRates(NamedTuple):
@@ -25,21 +25,19 @@ class MetaSGD(Adaptation):
     """A step is weights - rates * gradient, element by element.
 
     Args:
+        learning_rate: about which all rates start.
         steps: inner steps in training.
-        lowest_rate: rates start uniformly between this one
-        highest_rate: and this one.
+        spread: the part of it by which a rate may start above or below, uniformly.
+        decay: factor of all rates from one inner step to the next.
 
     References:
         Li, Zhou, Chen, Li 2017, Meta-SGD: learning to learn quickly for few-shot learning, equation 2.
     """
 
+    learning_rate: PositiveReal
     steps: InnerSteps
-    lowest_rate: Real
-    highest_rate: Real
-
-    def __post_init__(self) -> None:
-        if self.lowest_rate > self.highest_rate:
-            raise ValueError(f"lowest_rate must not be above highest_rate={self.highest_rate}. Got {self.lowest_rate}")
+    spread: Annotated[float, Field(ge=0, le=1)] = 0.0
+    decay: PositiveReal = 1.0
 
     def init(self, key: Key[Array, ""], model: Model, example_input: Any) -> WeightsAndRates:
         """Fresh weights and rates."""
@@ -47,8 +45,8 @@ class MetaSGD(Adaptation):
         weights = model.init(weights_key, example_input)
         leaves, structure = jax.tree.flatten(weights)
         keys = jax.random.split(rates_key, len(leaves))
-        ends: dict[str, Any] = {"minval": self.lowest_rate, "maxval": self.highest_rate}
-        rates = [jax.random.uniform(k, leaf.shape, leaf.dtype, **ends) for k, leaf in zip(keys, leaves, strict=True)]
+        parts = [jax.random.uniform(k, leaf.shape, leaf.dtype, -1, 1) for k, leaf in zip(keys, leaves, strict=True)]
+        rates = [self.learning_rate * (1 + self.spread * part) for part in parts]
         return WeightsAndRates(weights, jax.tree.unflatten(structure, rates))
 
     def start(self, meta_params: WeightsAndRates) -> Fast:
@@ -65,6 +63,6 @@ class MetaSGD(Adaptation):
         index: int | Int[Array, ""],
     ) -> Fast:
         """fast - rates * gradient of the loss."""
-        del index
         gradient = inner_gradient(self, model, meta_params, fast, loss_of, key)
-        return jax.tree.map(lambda p, r, g: p - r * g, fast, meta_params.rates, gradient)
+        part = rate_at(1.0, self.decay, index)
+        return jax.tree.map(lambda p, r, g: p - part * r * g, fast, meta_params.rates, gradient)

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Int, Key
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from twmaml.adaptation.base import Adaptation, Judge, adapt, inner_gradient
+from twmaml.adaptation.base import Adaptation, Judge, adapt, inner_gradient, rate_at
 from twmaml.models.base import Model
 from twmaml.types import Fast, InnerSteps, LossOf, MetaParams, Outcome, PositiveReal, Step
 
@@ -21,6 +21,7 @@ class Reptile(Adaptation):
     Args:
         learning_rate: of the inner steps.
         steps: inner steps in training; with one the gradient is that of joint training, up to a factor.
+        decay: factor of the learning rate from one inner step to the next.
 
     References:
         Nichol, Achiam, Schulman 2018, On first-order meta-learning algorithms, algorithm 2.
@@ -28,6 +29,7 @@ class Reptile(Adaptation):
 
     learning_rate: PositiveReal
     steps: InnerSteps
+    decay: PositiveReal = 1.0
 
     def step(
         self,
@@ -39,9 +41,8 @@ class Reptile(Adaptation):
         index: int | Int[Array, ""],
     ) -> Fast:
         """fast - learning_rate * gradient of the loss."""
-        del index
         gradient = inner_gradient(self, model, meta_params, fast, loss_of, key)
-        return jax.tree.map(lambda p, g: p - self.learning_rate * g, fast, gradient)
+        return jax.tree.map(lambda p, g: p - rate_at(self.learning_rate, self.decay, index) * g, fast, gradient)
 
     def objective(
         self,

@@ -84,7 +84,7 @@ def _check_parts(learner: MetaLearner) -> dict[str, Any]:
     }
     for key, base in (("task", TaskFamily), ("sampler", Sampler), ("adaptation", Adaptation)):
         check_signatures(key, parts[key], base)
-    check_adaptation(learner.adaptation)
+    check_adaptation(learner.adaptation, learner.family)
     with attributing_errors(parts):
         check_sampler(learner.sampler, learner.family.grid, learner.meta_batch)
     return parts

@@ -41,8 +41,8 @@ def check_signatures(key: str, part: Any, base: type) -> None:
             raise ConfigurationError(f"{key}: {type(part).__name__}.{name}{signature} must take ({', '.join(wanted)})")
 
 
-def check_adaptation(adaptation: Adaptation) -> None:
-    """Refuses an adaptation that does not say how many steps it takes.
+def check_adaptation(adaptation: Adaptation, family: TaskFamily) -> None:
+    """Refuses an adaptation that does not say how many steps it takes, or cannot work with a family.
 
     Raises:
         ConfigurationError: with what it has instead.
@@ -50,6 +50,9 @@ def check_adaptation(adaptation: Adaptation) -> None:
     steps = getattr(adaptation, "steps", None)  # which a base class only announces
     if not isinstance(steps, int) or steps < 0:
         raise ConfigurationError(f"adaptation: steps must be a number of inner steps. Got {steps}")
+    if adaptation.same_data and family.on_policy:
+        needs = f"{type(adaptation).__name__} needs the same data at each inner step"
+        raise ConfigurationError(f"adaptation: {needs}, and the task collects it anew")
 
 
 def check_sampler(sampler: Sampler, grid: ParameterGrid, tasks: int) -> None:

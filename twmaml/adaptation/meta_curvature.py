@@ -1,0 +1,82 @@
+"""Meta-curvature: the inner gradient is multiplied by learned matrices."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, PyTree
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from twmaml.adaptation.base import Adaptation, inner_gradient, rate_at
+from twmaml.models.base import Model
+from twmaml.types import Fast, InnerSteps, LossOf, Params, PositiveReal
+
+
+class WeightsAndCurvature(NamedTuple):
+    """What is learned."""
+
+    weights: Params
+    curvature: PyTree[Array]
+    """Of each array of weights: a square matrix for every axis, or of a vector one factor for each entry."""
+
+
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
+class MetaCurvature(Adaptation):
+    """A step is weights - learning_rate * curved gradient, with the gradient of a matrix G curved to A G B.
+
+    Every axis of an array has a matrix of its own (a convolution's too: height, width, inputs, outputs); the entries of
+    a bias have factors. All start as the identity, which is MAML.
+
+    Args:
+        learning_rate: of the inner steps.
+        steps: inner steps in training.
+        decay: factor of the learning rate from one inner step to the next.
+
+    References:
+        Park, Oliva 2019, Meta-curvature, section 3 (there a convolution's height and width share a matrix).
+    """
+
+    learning_rate: PositiveReal
+    steps: InnerSteps
+    decay: PositiveReal = 1.0
+
+    def init(self, key: Key[Array, ""], model: Model, example_input: Any) -> WeightsAndCurvature:
+        """Fresh weights, and identities."""
+        weights = model.init(key, example_input)
+        return WeightsAndCurvature(weights, jax.tree.map(_identity, weights))
+
+    def start(self, meta_params: WeightsAndCurvature) -> Fast:
+        """The initial weights."""
+        return meta_params.weights
+
+    def step(
+        self,
+        model: Model,
+        meta_params: WeightsAndCurvature,
+        fast: Fast,
+        loss_of: LossOf,
+        key: Key[Array, ""],
+        index: int | Int[Array, ""],
+    ) -> Fast:
+        """fast - learning_rate * curved gradient of the loss."""
+        gradient = inner_gradient(self, model, meta_params, fast, loss_of, key)
+        curved = jax.tree.map(_curve, gradient, meta_params.curvature)
+        return jax.tree.map(lambda p, g: p - rate_at(self.learning_rate, self.decay, index) * g, fast, curved)
+
+
+def _identity(weights: Float[Array, "..."]) -> tuple[Array, ...]:
+    if weights.ndim < 2:
+        return (jnp.ones_like(weights),)
+    return tuple(jnp.eye(size, dtype=weights.dtype) for size in weights.shape)
+
+
+def _curve(gradient: Float[Array, "..."], curvature: tuple[Array, ...]) -> Float[Array, "..."]:
+    if gradient.ndim < 2:
+        return gradient * curvature[0]
+
+    def along(curved: Array, axis: int) -> Array:
+        return jnp.moveaxis(jnp.tensordot(curvature[axis], curved, (1, axis)), 0, axis)
+
+    return functools.reduce(along, range(gradient.ndim), gradient)
