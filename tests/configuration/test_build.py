@@ -94,7 +94,12 @@ def test_a_folder_of_images_goes_with_every_network(model, images):
 @pytest.mark.parametrize("sampler", [choice for group, choice in CHOICES if group == "sampler"])
 @pytest.mark.parametrize("experiment", ["maml_sine", "predecessor", "omniglot_5way1shot"])
 def test_every_experiment_goes_with_every_sampler(experiment, sampler, images):
-    build(f"experiment={experiment}", f"sampler={sampler}", *needed_by(experiment, images))
+    overrides = [f"experiment={experiment}", f"sampler={sampler}", *needed_by(experiment, images)]
+    if (experiment, sampler) == ("omniglot_5way1shot", "cross_entropy"):  # which needs an order of the alphabets
+        with pytest.raises(ConfigurationError, match=r"CrossEntropy cannot be used: .* categories"):
+            build(*overrides)
+    else:
+        build(*overrides)
 
 
 def rate_of_each_layer(learning_rate):
