@@ -151,7 +151,7 @@ def test_logging_does_not_change_the_training(train, tmp_path):
 @pytest.mark.parametrize(
     ("override", "line"),
     [
-        ("sampler=nope", "twmaml: sampler=nope: must be one of delta, epsilon_greedy, "),
+        ("sampler=nope", "twmaml: sampler=nope: must be one of bandit, cross_entropy, "),
         ("steps=-1", "twmaml: steps=-1: must be greater than or equal to 1\n"),
         ("hydra.run.dir=a_file/x", "twmaml: cannot write to a_file/x: Not a directory\n"),
         ("model._target_=no.such.Network", "twmaml: model._target_=no.such.Network: there is nothing of that name"),

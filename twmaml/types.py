@@ -30,6 +30,9 @@ Step = Int[Array, ""]
 Real = Annotated[float, Field(ge=-3.4e38, le=3.4e38, allow_inf_nan=False)]
 """A configured number that single precision can hold."""
 
+Number = float | Float[Array, ""]
+"""A configured number, which may instead be an argument of a program."""
+
 PositiveReal = Annotated[Real, Field(gt=0)]
 
 NotNegativeReal = Annotated[Real, Field(ge=0)]

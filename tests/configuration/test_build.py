@@ -135,7 +135,7 @@ def test_the_predecessor_has_no_floor_and_its_own_epsilon():
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (["sampler=weigthed"], "sampler=weigthed: must be one of delta, "),
+        (["sampler=weigthed"], "sampler=weigthed: must be one of bandit, "),
         (["sampler=weigthed"], "did you mean weighted?"),
         (["stps=3"], "stps: there is no such key; did you mean steps?"),
         (["+foo=3"], "foo: there is no such key"),

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from twmaml.models.base import Batch, Coefficients, MetaGradient, Model
-from twmaml.types import Fast, LossOf, MetaParams, Outcome, Predict, Step
+from twmaml.types import Fast, LossOf, MetaParams, Number, Outcome, Predict, Step
 
 Judge = Callable[[Fast], Outcome]
 """How an adapted network does on a task's query data."""
@@ -103,7 +103,7 @@ def inner_gradient(
     return jax.grad(lambda fast: loss_of(bind(adaptation, model, meta_params, fast), key))(fast)
 
 
-def rate_at(learning_rate: float, decay: float, index: int | Int[Array, ""]) -> float | Float[Array, ""]:
+def rate_at(learning_rate: Number, decay: float, index: int | Int[Array, ""]) -> Number:
     """The learning rate of an inner step; without decay the number itself, which makes a faster program."""
     return learning_rate if decay == 1 else learning_rate * decay**index
 

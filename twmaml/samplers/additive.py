@@ -12,6 +12,7 @@ from twmaml.samplers.base import Probability, Report, Sampler, View
 from twmaml.samplers.sum_tree import Totals
 from twmaml.space.grid import ParameterGrid
 from twmaml.space.priority_queue import SHOWN, PriorityQueue, empty_queue
+from twmaml.types import Number
 
 TREE_FROM = 4096
 """Cells from which on a draw through the tree takes less time than one from the probabilities of all cells."""
@@ -87,7 +88,7 @@ class Additive(Sampler):
         return queue.losses if self.signal == "losses" else queue.deltas
 
 
-def fill_of(whole: Totals, initial: float | None) -> Float[Array, ""]:
+def fill_of(whole: Totals, initial: Number | None) -> Float[Array, ""]:
     """The priority of unknown cells: the initial one, or the mean of the known ones."""
     if initial is not None:
         return jnp.float32(initial)

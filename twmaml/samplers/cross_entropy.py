@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from twmaml.samplers.base import Fraction, Report, Sampler, View
 from twmaml.space.grid import ParameterGrid
+from twmaml.types import Number
 
 _Part = Annotated[float, Field(gt=0, le=1)]
 
@@ -96,7 +97,7 @@ class CrossEntropy(Sampler):
 
 
 def worst(
-    scores: Float[Array, " tasks"], weights: Float[Array, " tasks"], tail: float, kept: float
+    scores: Float[Array, " tasks"], weights: Float[Array, " tasks"], tail: Number, kept: Number
 ) -> Float[Array, " tasks"]:
     """Marks the tail of the largest scores: a part of all weights, and at least a part of the tasks."""
     order = jnp.argsort(-scores)

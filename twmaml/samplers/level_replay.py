@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from twmaml.samplers.base import Draw, Fraction, Report, Sampler, View
 from twmaml.samplers.ordering import descending_ranks, is_filled, now_and_then
 from twmaml.space.grid import ParameterGrid
-from twmaml.types import PositiveReal
+from twmaml.types import Number, PositiveReal
 
 _REPLAYED = 0x7265706C
 
@@ -91,13 +91,13 @@ class LevelReplay(Sampler):
         return spread_out(p, grid, self.spread) if self.spread > 0 else p
 
 
-def rank_weights(signal: Float[Array, " cells"], temperature: float) -> Float[Array, " cells"]:
+def rank_weights(signal: Float[Array, " cells"], temperature: Number) -> Float[Array, " cells"]:
     """rank^(-1/temperature) over the known cells, normalised; zero where none is known."""
     weights = jnp.where(jnp.isnan(signal), 0.0, descending_ranks(signal) ** (-1 / temperature))
     return weights / jnp.maximum(jnp.sum(weights), 1e-30)
 
 
-def spread_out(p: Float[Array, " cells"], grid: ParameterGrid, part: float) -> Float[Array, " cells"]:
+def spread_out(p: Float[Array, " cells"], grid: ParameterGrid, part: Number) -> Float[Array, " cells"]:
     """A distribution of which a part is moved to the neighbours along the continuous axes; at an end it stays."""
     axes = [i for i, axis in enumerate(grid.axes.values()) if axis.continuous]
     cells = p.reshape(grid.shape)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from twmaml.space.priority_queue import PriorityQueue
-from twmaml.types import Step
+from twmaml.types import Number, Step
 
 State = TypeVar("State")
 
@@ -18,7 +18,7 @@ def now_and_then(steps: int, step: Step, fresh: Callable[[], State], kept: State
     return jax.lax.cond(step % steps == 0, fresh, lambda: kept)
 
 
-def is_filled(queue: PriorityQueue, share: float) -> Bool[Array, ""]:
+def is_filled(queue: PriorityQueue, share: Number) -> Bool[Array, ""]:
     """Whether so many of the cells have been visited that what is known of them means something."""
     return jnp.mean(queue.visits > 0, dtype=jnp.float32) >= share
 

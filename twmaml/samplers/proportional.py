@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from twmaml.samplers.additive import Additive, fill_of
 from twmaml.samplers.base import Fraction, View
 from twmaml.samplers.sum_tree import Totals
-from twmaml.types import PositiveReal
+from twmaml.types import Number, PositiveReal
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
@@ -40,7 +40,7 @@ class Proportional(Additive):
 
 
 def proportional(
-    part: Totals, whole: Totals, uniform_fraction: float, initial: float | None = None
+    part: Totals, whole: Totals, uniform_fraction: Number, initial: Number | None = None
 ) -> Float[Array, "*sets"]:
     """The probability of sets of cells in proportion to their priority, over a uniform floor."""
     fill, uniform = fill_of(whole, initial), part.cells / whole.cells

@@ -15,7 +15,7 @@ from twmaml.samplers.base import Draw, Report, Sampler, View
 from twmaml.samplers.ordering import now_and_then
 from twmaml.samplers.uniform import Uniform
 from twmaml.space.grid import ParameterGrid
-from twmaml.types import NotNegativeReal, PositiveReal
+from twmaml.types import NotNegativeReal, Number, PositiveReal
 
 _WIDTH = 10
 
@@ -132,7 +132,7 @@ class RiskPrediction(Sampler):
 
 
 def choose_apart(
-    scores: Float[Array, " candidates"], places: Float[Array, "candidates axes"], diversity: float, n: int
+    scores: Float[Array, " candidates"], places: Float[Array, "candidates axes"], diversity: Number, n: int
 ) -> Int[Array, " tasks"]:
     """Greedily the candidates of the largest score + diversity · Σ distances to those chosen / (n (n-1))."""
 

@@ -12,6 +12,7 @@ from twmaml.samplers.base import Report, Sampler, View
 from twmaml.samplers.ordering import now_and_then
 from twmaml.samplers.weighting import Weighting
 from twmaml.space.grid import ParameterGrid
+from twmaml.types import Number
 
 _SECTIONS = 16  # into which a bracket is cut each time
 
@@ -66,7 +67,7 @@ class TailRisk(Weighting):
         )
 
 
-def worst_part(values: Float[Array, " tasks"], weights: Float[Array, " tasks"], part: float) -> Float[Array, " tasks"]:
+def worst_part(values: Float[Array, " tasks"], weights: Float[Array, " tasks"], part: Number) -> Float[Array, " tasks"]:
     """Marks the largest values, as many as it takes for their weights to make up a part of all weights."""
     place = jnp.arange(values.size)
     larger = (values[None, :] > values[:, None]) | (
@@ -77,7 +78,9 @@ def worst_part(values: Float[Array, " tasks"], weights: Float[Array, " tasks"], 
     return jnp.float32(before < part * jnp.sum(weights) * (1 - 1e-5))
 
 
-def density_quantile(values: Float[Array, " tasks"], weights: Float[Array, " tasks"], level: float) -> Float[Array, ""]:
+def density_quantile(
+    values: Float[Array, " tasks"], weights: Float[Array, " tasks"], level: Number
+) -> Float[Array, ""]:
     """A quantile of the Gaussian kernel density of values, between the least and the largest of them.
 
     The bandwidth is Scott's, sd · n^(-1/5) with the effective number n of the weighted values.

@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from twmaml.samplers.base import Fraction, Report, Sampler, View
 from twmaml.samplers.weighting import Weighting
 from twmaml.space.grid import ParameterGrid
+from twmaml.types import Number
 
 _ENDS = 2.58
 """Standard deviations between which 99 % of a normal distribution lie."""
@@ -61,7 +62,7 @@ class UniformDifficulty(Weighting):
         return _mixed(view.own, report, self.memory)
 
 
-def _mixed(known: Difficulty, report: Report, memory: float) -> Difficulty:
+def _mixed(known: Difficulty, report: Report, memory: Number) -> Difficulty:
     """Mean and variance about it, with those of a batch for a part; the batch's own if nothing is known."""
     shares = report.draw.weights / jnp.maximum(jnp.sum(report.draw.weights), 1e-12)
     mean = jnp.sum(shares * report.scores)
