@@ -15,11 +15,11 @@ from twmaml.types import Fast, LossOf, Outcome, Params, PositiveReal, Step
 
 
 class WeightsAndStepRates(NamedTuple):
-    """What is learned."""
+    """The meta-parameters of MAML++."""
 
     weights: Params
     rates: PyTree[Float[Array, " steps"]]
-    """Of each layer's weights and biases, for every inner step."""
+    """A rate for every inner step, by array of weights."""
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))

@@ -15,11 +15,11 @@ from twmaml.types import Fast, InnerSteps, LossOf, Params, PositiveReal
 
 
 class WeightsAndCurvature(NamedTuple):
-    """What is learned."""
+    """The meta-parameters of Meta-Curvature."""
 
     weights: Params
     curvature: PyTree[Array]
-    """Of each array of weights: a square matrix for every axis, or of a vector one factor for each entry."""
+    """A square matrix for every axis of an array of weights, or a factor for each entry of a vector."""
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))

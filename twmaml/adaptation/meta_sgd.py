@@ -13,11 +13,11 @@ from twmaml.types import Fast, InnerSteps, LossOf, Params, PositiveReal
 
 
 class WeightsAndRates(NamedTuple):
-    """What is learned."""
+    """The meta-parameters of Meta-SGD."""
 
     weights: Params
     rates: Params
-    """Of each weight; a negative one is allowed."""
+    """A rate for each weight; a negative one is allowed."""
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))

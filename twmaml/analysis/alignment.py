@@ -18,7 +18,7 @@ class Budget(NamedTuple):
     """Its name on the command line and in files."""
     unit: str
     column: str
-    """Of metrics.csv."""
+    """Its name in metrics.csv."""
 
 
 META_STEPS = Budget("meta_steps", "meta-steps", "step")
@@ -39,7 +39,7 @@ class Alignment:
     """The evaluations of runs that are compared with each other, in the order of training."""
 
     key: str
-    """Of the budget; `best` where each run stands at its best checkpoint."""
+    """The key of the budget; `best` where each run stands at its best checkpoint."""
     points: np.ndarray
     """How far the runs have come at each, in `unit`."""
     reached: str
