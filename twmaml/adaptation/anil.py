@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-from jaxtyping import Array, Int, Key, PyTree
+from jaxtyping import Array, Key, PyTree
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from twmaml.adaptation.base import Adaptation, inner_gradient, rate_at
+from twmaml.adaptation.gradient_descent import GradientDescent
 from twmaml.models.base import HasHead, Model
-from twmaml.types import InnerSteps, LossOf, Params, PositiveReal
+from twmaml.types import Params
 
 
 class BodyAndHead(NamedTuple):
@@ -23,7 +23,7 @@ class BodyAndHead(NamedTuple):
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
-class ANIL(Adaptation):
+class ANIL(GradientDescent):
     """All weights are learned, those of the head are adapted by plain SGD; the others make features.
 
     Args:
@@ -38,10 +38,7 @@ class ANIL(Adaptation):
         MAML, section 4.
     """
 
-    learning_rate: PositiveReal
-    steps: InnerSteps
     head: Sequence[str | int] | None = None
-    decay: PositiveReal = 1.0
 
     def init(self, key: Key[Array, ""], model: Model, example_input: Any) -> BodyAndHead:
         """Fresh weights.
@@ -66,21 +63,6 @@ class ANIL(Adaptation):
     def predict(self, model: Model, meta_params: BodyAndHead, fast: dict[str, Array], inputs: Any) -> Any:
         """Outputs of the network with the adapted head."""
         return model.apply(_joined(meta_params.body, fast), inputs)
-
-    def step(
-        self,
-        model: Model,
-        meta_params: BodyAndHead,
-        fast: dict[str, Array],
-        loss_of: LossOf,
-        key: Key[Array, ""],
-        index: int | Int[Array, ""],
-    ) -> dict[str, Array]:
-        """The head - learning_rate * gradient of the loss."""
-        gradient = inner_gradient(self, model, meta_params, fast, loss_of, key)
-        return {
-            name: leaf - rate_at(self.learning_rate, self.decay, index) * gradient[name] for name, leaf in fast.items()
-        }
 
 
 def _joined(body: PyTree[Any], head: dict[str, Array]) -> Params:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from twmaml.models.base import Batch, Coefficients, MetaGradient, Model
-from twmaml.types import Fast, LossOf, MetaParams, Number, Outcome, Predict, Step
+from twmaml.types import Fast, LossOf, MetaParams, Outcome, Predict, Step
 
 Judge = Callable[[Fast], Outcome]
 """How an adapted network does on a task's query data."""
@@ -101,11 +101,6 @@ def inner_gradient(
 ) -> Fast:
     """The gradient of the loss on support data by what is adapted."""
     return jax.grad(lambda fast: loss_of(bind(adaptation, model, meta_params, fast), key))(fast)
-
-
-def rate_at(learning_rate: Number, decay: float, index: int | Int[Array, ""]) -> Number:
-    """The learning rate of an inner step; without decay the number itself, which makes a faster program."""
-    return learning_rate if decay == 1 else learning_rate * decay**index
 
 
 def bind(adaptation: Adaptation, model: Model, meta_params: MetaParams, fast: Fast) -> Predict:

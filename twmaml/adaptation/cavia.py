@@ -4,18 +4,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from pydantic.types import NonNegativeInt
 
-from twmaml.adaptation.base import Adaptation, inner_gradient, rate_at
+from twmaml.adaptation.gradient_descent import GradientDescent
 from twmaml.models.base import Model
-from twmaml.types import InnerSteps, LossOf, MetaParams, PositiveReal
+from twmaml.types import MetaParams
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
-class CAVIA(Adaptation):
+class CAVIA(GradientDescent):
     """All weights are shared by the tasks; a context, which begins at zero, is adapted by plain SGD.
 
     Args:
@@ -28,10 +28,7 @@ class CAVIA(Adaptation):
         Zintgraf, Shiarlis, Kurin, Hofmann, Whiteson 2019, Fast context adaptation via meta-learning, section 3.
     """
 
-    learning_rate: PositiveReal
-    steps: InnerSteps
     size: NonNegativeInt
-    decay: PositiveReal = 1.0
 
     def init(self, key: Key[Array, ""], model: Model, example_input: Any) -> MetaParams:
         """Fresh weights of a network that takes the context as well.
@@ -51,17 +48,3 @@ class CAVIA(Adaptation):
         """Outputs of the network for inputs and context."""
         context = jnp.broadcast_to(fast, (*inputs.shape[:-1], self.size))
         return model.apply(meta_params, jnp.concatenate([inputs, context], axis=-1))
-
-    def step(
-        self,
-        model: Model,
-        meta_params: MetaParams,
-        fast: Float[Array, " size"],
-        loss_of: LossOf,
-        key: Key[Array, ""],
-        index: int | Int[Array, ""],
-    ) -> Float[Array, " size"]:
-        """fast - learning_rate * gradient of the loss."""
-        return fast - rate_at(self.learning_rate, self.decay, index) * inner_gradient(
-            self, model, meta_params, fast, loss_of, key
-        )

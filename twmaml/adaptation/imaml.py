@@ -2,17 +2,18 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from twmaml.adaptation.base import Adaptation, Judge, adapt, bind, inner_gradient, rate_at
+from twmaml.adaptation.base import Judge, adapt, bind
+from twmaml.adaptation.gradient_descent import GradientDescent
 from twmaml.models.base import Model
-from twmaml.types import Fast, InnerSteps, LossOf, MetaParams, NotNegativeReal, Outcome, PositiveReal, Step
+from twmaml.types import Fast, LossOf, MetaParams, NotNegativeReal, Outcome, PositiveReal, Step
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
-class IMAML(Adaptation):
+class IMAML(GradientDescent):
     """Weights φ are adapted by gradient descent on loss + proximity/2 · ‖φ - θ‖², θ being the initial ones.
 
     The meta-gradient is (I + H/proximity)⁻¹ ∇(loss on query data), with the Hessian H of the loss on support data at φ,
@@ -30,29 +31,14 @@ class IMAML(Adaptation):
         Rajeswaran, Finn, Kakade, Levine 2019, Meta-learning with implicit gradients, equation 6 and algorithm 2.
     """
 
-    learning_rate: PositiveReal
-    steps: InnerSteps
     proximity: PositiveReal
     conjugate_steps: PositiveInt
     damping: NotNegativeReal = 0.0
-    decay: PositiveReal = 1.0
     same_data = True
 
-    def step(
-        self,
-        model: Model,
-        meta_params: MetaParams,
-        fast: Fast,
-        loss_of: LossOf,
-        key: Key[Array, ""],
-        index: int | Int[Array, ""],
-    ) -> Fast:
-        """fast - learning_rate * (gradient of the loss + proximity * (fast - initial weights))."""
-        rate = rate_at(self.learning_rate, self.decay, index)
-        gradient = inner_gradient(self, model, meta_params, fast, loss_of, key)
-        return jax.tree.map(
-            lambda p, g, start: p - rate * (g + self.proximity * (p - start)), fast, gradient, meta_params
-        )
+    def direction(self, meta_params: MetaParams, fast: Fast, gradient: Fast) -> Fast:
+        """The gradient of loss and pull together."""
+        return jax.tree.map(lambda g, p, start: g + self.proximity * (p - start), gradient, fast, meta_params)
 
     def objective(
         self,

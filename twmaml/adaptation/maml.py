@@ -5,13 +5,13 @@ from jaxtyping import Array, Int, Key
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from twmaml.adaptation.base import Adaptation, inner_gradient, rate_at
+from twmaml.adaptation.gradient_descent import GradientDescent
 from twmaml.models.base import Batch, Coefficients, MetaGradient, Model, SupportsFactoredStep, SupportsMetaGradient
-from twmaml.types import Fast, InnerSteps, LossOf, MetaParams, PositiveReal
+from twmaml.types import Fast, LossOf, MetaParams
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
-class MAML(Adaptation):
+class MAML(GradientDescent):
     """Model-agnostic meta-learning: the meta-parameters are the initial weights, a step is plain SGD.
 
     Args:
@@ -24,25 +24,12 @@ class MAML(Adaptation):
         Finn, Abbeel, Levine 2017, Model-Agnostic Meta-Learning, equation 1; section 5.2 for first order.
     """
 
-    learning_rate: PositiveReal
-    steps: InnerSteps
     first_order: bool = False
-    decay: PositiveReal = 1.0
 
-    def step(
-        self,
-        model: Model,
-        meta_params: MetaParams,
-        fast: Fast,
-        loss_of: LossOf,
-        key: Key[Array, ""],
-        index: int | Int[Array, ""],
-    ) -> Fast:
-        """fast - learning_rate * gradient of the loss."""
-        gradient = inner_gradient(self, model, meta_params, fast, loss_of, key)
-        if self.first_order:
-            gradient = jax.lax.stop_gradient(gradient)
-        return jax.tree.map(lambda p, g: p - rate_at(self.learning_rate, self.decay, index) * g, fast, gradient)
+    def direction(self, meta_params: MetaParams, fast: Fast, gradient: Fast) -> Fast:
+        """The gradient, or as first order takes it a constant."""
+        del meta_params, fast
+        return jax.lax.stop_gradient(gradient) if self.first_order else gradient
 
     def last_step(
         self,
@@ -55,9 +42,7 @@ class MAML(Adaptation):
     ) -> Fast:
         """The same step, factored where the network can do that."""
         if isinstance(model, SupportsFactoredStep):
-            stepped = model.factored_step(
-                fast, loss_of, key, rate_at(self.learning_rate, self.decay, index), self.first_order
-            )
+            stepped = model.factored_step(fast, loss_of, key, self.rate(index), self.first_order)
             if stepped is not None:
                 return stepped
         return self.step(model, meta_params, fast, loss_of, key, index)
@@ -68,5 +53,5 @@ class MAML(Adaptation):
         """That of the network, if it has one. A subclass has none, as it may adapt otherwise."""
         if type(self) is not MAML or not isinstance(model, SupportsMetaGradient):
             return None
-        rates = [rate_at(self.learning_rate, self.decay, index) for index in range(self.steps)]
+        rates = [self.rate(index) for index in range(self.steps)]
         return model.meta_gradient(meta_params, support, query, rates, self.first_order, coefficients)

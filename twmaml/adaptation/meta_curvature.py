@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from twmaml.adaptation.base import Adaptation, inner_gradient, rate_at
+from twmaml.adaptation.gradient_descent import GradientDescent
 from twmaml.models.base import Model
-from twmaml.types import Fast, InnerSteps, LossOf, Params, PositiveReal
+from twmaml.types import Fast, Params
 
 
 class WeightsAndCurvature(NamedTuple):
@@ -23,7 +23,7 @@ class WeightsAndCurvature(NamedTuple):
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
-class MetaCurvature(Adaptation):
+class MetaCurvature(GradientDescent):
     """A step is weights - learning_rate * curved gradient, with the gradient of a matrix G curved to A G B.
 
     Every axis of an array has a matrix of its own (a convolution's too: height, width, inputs, outputs); the entries of
@@ -38,10 +38,6 @@ class MetaCurvature(Adaptation):
         Park, Oliva 2019, Meta-curvature, section 3 (there a convolution's height and width share a matrix).
     """
 
-    learning_rate: PositiveReal
-    steps: InnerSteps
-    decay: PositiveReal = 1.0
-
     def init(self, key: Key[Array, ""], model: Model, example_input: Any) -> WeightsAndCurvature:
         """Fresh weights, and identities."""
         weights = model.init(key, example_input)
@@ -51,19 +47,10 @@ class MetaCurvature(Adaptation):
         """The initial weights."""
         return meta_params.weights
 
-    def step(
-        self,
-        model: Model,
-        meta_params: WeightsAndCurvature,
-        fast: Fast,
-        loss_of: LossOf,
-        key: Key[Array, ""],
-        index: int | Int[Array, ""],
-    ) -> Fast:
-        """fast - learning_rate * curved gradient of the loss."""
-        gradient = inner_gradient(self, model, meta_params, fast, loss_of, key)
-        curved = jax.tree.map(_curve, gradient, meta_params.curvature)
-        return jax.tree.map(lambda p, g: p - rate_at(self.learning_rate, self.decay, index) * g, fast, curved)
+    def direction(self, meta_params: WeightsAndCurvature, fast: Fast, gradient: Fast) -> Fast:
+        """The curved gradient."""
+        del fast
+        return jax.tree.map(_curve, gradient, meta_params.curvature)
 
 
 def _identity(weights: Float[Array, "..."]) -> tuple[Array, ...]:

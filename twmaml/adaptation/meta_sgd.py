@@ -3,13 +3,14 @@
 from typing import Annotated, Any, NamedTuple
 
 import jax
-from jaxtyping import Array, Int, Key
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from twmaml.adaptation.base import Adaptation, inner_gradient, rate_at
+from twmaml.adaptation.gradient_descent import GradientDescent
 from twmaml.models.base import Model
-from twmaml.types import Fast, InnerSteps, LossOf, Params, PositiveReal
+from twmaml.types import Fast, Params
 
 
 class WeightsAndRates(NamedTuple):
@@ -21,7 +22,7 @@ class WeightsAndRates(NamedTuple):
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
-class MetaSGD(Adaptation):
+class MetaSGD(GradientDescent):
     """A step is weights - rates * gradient, element by element.
 
     Args:
@@ -34,10 +35,7 @@ class MetaSGD(Adaptation):
         Li, Zhou, Chen, Li 2017, Meta-SGD: learning to learn quickly for few-shot learning, equation 2.
     """
 
-    learning_rate: PositiveReal
-    steps: InnerSteps
     spread: Annotated[float, Field(ge=0, le=1)] = 0.0
-    decay: PositiveReal = 1.0
 
     def init(self, key: Key[Array, ""], model: Model, example_input: Any) -> WeightsAndRates:
         """Fresh weights and rates."""
@@ -53,16 +51,11 @@ class MetaSGD(Adaptation):
         """The initial weights."""
         return meta_params.weights
 
-    def step(
-        self,
-        model: Model,
-        meta_params: WeightsAndRates,
-        fast: Fast,
-        loss_of: LossOf,
-        key: Key[Array, ""],
-        index: int | Int[Array, ""],
-    ) -> Fast:
-        """fast - rates * gradient of the loss."""
-        gradient = inner_gradient(self, model, meta_params, fast, loss_of, key)
-        part = rate_at(1.0, self.decay, index)
-        return jax.tree.map(lambda p, r, g: p - part * r * g, fast, meta_params.rates, gradient)
+    def direction(self, meta_params: WeightsAndRates, fast: Fast, gradient: Fast) -> Fast:
+        """Rates * gradient."""
+        del fast
+        return jax.tree.map(jnp.multiply, meta_params.rates, gradient)
+
+    def rate(self, index: int | Int[Array, ""]) -> float | Float[Array, ""]:
+        """The part of the learned rates that an inner step takes."""
+        return 1.0 if self.decay == 1 else self.decay ** jnp.float32(index)

@@ -2,17 +2,18 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from twmaml.adaptation.base import Adaptation, Judge, adapt, inner_gradient, rate_at
+from twmaml.adaptation.base import Judge, adapt
+from twmaml.adaptation.gradient_descent import GradientDescent
 from twmaml.models.base import Model
-from twmaml.types import Fast, InnerSteps, LossOf, MetaParams, Outcome, PositiveReal, Step
+from twmaml.types import LossOf, MetaParams, Outcome, Step
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
-class Reptile(Adaptation):
+class Reptile(GradientDescent):
     """The meta-step descends half the squared distance of the initial weights θ to the adapted φ, taken as constant.
 
     Its gradient is θ - φ: with plain SGD of rate ε, θ moves by ε (mean φ - θ), as the authors have it. Query data only
@@ -26,23 +27,6 @@ class Reptile(Adaptation):
     References:
         Nichol, Achiam, Schulman 2018, On first-order meta-learning algorithms, algorithm 2.
     """
-
-    learning_rate: PositiveReal
-    steps: InnerSteps
-    decay: PositiveReal = 1.0
-
-    def step(
-        self,
-        model: Model,
-        meta_params: MetaParams,
-        fast: Fast,
-        loss_of: LossOf,
-        key: Key[Array, ""],
-        index: int | Int[Array, ""],
-    ) -> Fast:
-        """fast - learning_rate * gradient of the loss."""
-        gradient = inner_gradient(self, model, meta_params, fast, loss_of, key)
-        return jax.tree.map(lambda p, g: p - rate_at(self.learning_rate, self.decay, index) * g, fast, gradient)
 
     def objective(
         self,
