@@ -13,6 +13,7 @@ import json
 import re
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +27,7 @@ from benchmark_loops import (
     STEPS_A_SECOND,
     CompiledLoop,
     Row,
+    TaskByTask,
     clock,
     compose,
     in_turn,
@@ -123,6 +125,23 @@ def of_samplers() -> list[Row]:
     return [Row(f"{name}, to weighted", rates["weighted"] / each, "x time") for name, each in rates.items()]
 
 
+def of_norms() -> list[Row]:
+    """The time of a meta-step that tells the gradients of the tasks apart, to that of one that does not."""
+    parts = compose(["task=sin2d", "sampler=weighted"])
+    apart = replace(parts, learner=TaskByTask(**vars(parts.learner)))
+    loops = {name: (CompiledLoop(each), 300) for name, each in (("all at once", parts), ("task by task", apart))}
+    at_once, by_task = in_turn(loops, blocks=9).values()
+    return [Row("the norm of every task's gradient", at_once / by_task, "x time")]
+
+
+def of_adaptations() -> list[Row]:
+    """The time of a meta-step of one inner step with each adaptation, to that with `maml`."""
+    names = [path.stem for path in sorted((Path(configuration_folder()) / "adaptation").glob("*.yaml"))]
+    kinds = {name: ["task=sin2d", f"adaptation={name}", "adaptation.steps=1"] for name in names}
+    rates = in_turn({name: (CompiledLoop(compose(kind)), 300) for name, kind in kinds.items()}, blocks=9)
+    return [Row(f"{name}, to maml", rates["maml"] / each, "x time") for name, each in rates.items()]
+
+
 def of_images() -> list[Row]:
     """Few-shot classification, by filters."""
     job = ["task=glyphs", "sampler=weighted", "meta_batch=8"]
@@ -164,6 +183,8 @@ PARTS: dict[str, Measure] = {
     "evaluation": pinned(of_evaluation),
     "grids": pinned(of_grids),
     "samplers": pinned(of_samplers),
+    "norms": pinned(of_norms),
+    "adaptations": pinned(of_adaptations),
     "sweep": commands.of_sweep,
     "images": pinned(of_images),
     "control": pinned(of_control),

@@ -19,8 +19,10 @@ from twmaml.configuration.build import Parts, build_parts
 from twmaml.configuration.config_files import configuration_folder
 from twmaml.configuration.settings import read_settings
 from twmaml.meta_learning.chunk import train_chunk
-from twmaml.meta_learning.learner import MetaLearner
+from twmaml.meta_learning.learner import MetaLearner, RunState
+from twmaml.samplers.base import Draw
 from twmaml.training.devices import TRAINING, compile_program, over_runs, shard_runs
+from twmaml.types import Outcome
 
 Block = Callable[[int], None]
 """Runs so many meta-steps and returns when they are done."""
@@ -77,6 +79,20 @@ class CompiledLoop:
         used, self._used = self._used, self._states
         self._states, chunk = self.program(self._states, (np.int32(steps), self._data), used)
         jax.device_get(chunk)
+
+
+class TaskByTask(MetaLearner):
+    """A learner that has every task's gradient by itself, and its norm for a score."""
+
+    def _meta_gradient(self, state: RunState, key: Any, draw: Draw, data: Any) -> tuple[Any, Outcome, Any]:
+        def gradient_of(key: Any, task: Any) -> tuple[Any, Outcome]:
+            one = lambda params: self.adapt_and_judge(params, key, task, data, state.step)  # noqa: E731
+            return jax.grad(one, has_aux=True)(state.meta_params)
+
+        gradients, outcomes = jax.vmap(gradient_of)(jax.random.split(key, self.meta_batch), draw.tasks)
+        squares = [jnp.sum(leaf.reshape(self.meta_batch, -1) ** 2, axis=1) for leaf in jax.tree.leaves(gradients)]
+        mean = jax.tree.map(lambda leaf: jnp.tensordot(draw.weights / self.meta_batch, leaf, 1), gradients)
+        return mean, outcomes._replace(score=jnp.sqrt(sum(squares))), draw.weights
 
 
 class PlainQueue:

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Key
 from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from twmaml.adaptation.base import Judge, adapt, bind
+from twmaml.adaptation.base import Judge, adapt, inner_gradient
 from twmaml.adaptation.gradient_descent import GradientDescent
 from twmaml.models.base import Model
 from twmaml.types import Fast, LossOf, MetaParams, NotNegativeReal, Outcome, PositiveReal, Step
@@ -58,7 +58,7 @@ class IMAML(GradientDescent):
         (gradient,) = pull(zeros._replace(loss=jnp.ones_like(outcome.loss)))
 
         def gradient_at(fast: Fast) -> Fast:
-            return jax.grad(lambda fast: loss_of(bind(self, model, start, fast), key))(fast)
+            return inner_gradient(self, model, start, fast, loss_of, key)
 
         def curved(v: Fast) -> Fast:
             _, hessian_v = jax.jvp(gradient_at, (fast,), (v,))
