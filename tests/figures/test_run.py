@@ -25,6 +25,7 @@ from twmaml.figures.run import (
     draw_all,
     draw_evaluation,
     draw_learning_curves,
+    draw_queue,
 )
 from twmaml.space.axis import Categories, Interval, Segments
 from twmaml.space.grid import ParameterGrid
@@ -84,6 +85,7 @@ def make_data(grid, values=None, metrics=(SCORE,), steps=10, **more):
         grid=grid,
         queue=queue,
         probabilities=np.full(grid.size, 1 / grid.size),
+        selects=False,
         splits={"eval": Judged(grid, 1, metrics, values, "as made up")},
         history={"step": np.array([0.0, 5.0]), **{name: np.array([row[name] for row in rows]) for name in rows[0]}},
         pictures=None,
@@ -123,6 +125,13 @@ def test_every_figure_is_drawn_before_the_first_meta_step(tmp_path):
     data = data_of(FAMILIES["2-D"])
     before = {name: values[:1] for name, values in data.history.items()}
     assert not draw_all(dataclasses.replace(data, history=before), tmp_path).failures
+
+
+@pytest.mark.parametrize("selects", [True, False])
+def test_a_distribution_that_draws_do_not_follow_is_called_the_proposal(selects):
+    figure = draw_queue(dataclasses.replace(data_of(FAMILIES["2-D"]), selects=selects))
+    titles = [axes.get_title() for axes in figure.axes]
+    assert any("proposal" in title for title in titles) == selects
 
 
 @pytest.mark.parametrize("value", [np.inf, np.nan, 0.0])

@@ -81,6 +81,8 @@ class FigureData:
     queue: PriorityQueue
     probabilities: np.ndarray
     """The sampler's distribution over cells."""
+    selects: bool
+    """Whether that is only the proposal, of which draws are chosen."""
     splits: Mapping[str, Judged]
     """The latest evaluation of each split; `eval` is always among them."""
     history: Mapping[str, np.ndarray]
@@ -143,7 +145,7 @@ def draw_queue(data: FigureData) -> Figure:
         f"latest {label_of(data.splits['eval'].metrics[0])}": np.asarray(data.queue.losses),
         "its latest change": np.asarray(data.queue.deltas),
         "visits": np.asarray(data.queue.visits),
-        "probability × cells": data.probabilities * grid.size,
+        f"probability × cells{' of the proposal' if data.selects else ''}": data.probabilities * grid.size,
     }
     views, (beside, below) = views_of(grid), rooms_of(grid)
     size = {"left": 0.75 + beside, "bottom": 0.5 + below, "right": 0.9, "top": _title_room(grid)}

@@ -238,6 +238,7 @@ def _figure_data(run: Recorder, programs: Programs, shared: Shared, results: Res
         grid=shared.learner.family.grid,
         queue=queue,
         probabilities=probabilities,
+        selects=run.spec.sampler.selects,
         splits={
             name: Judged(each.grid, each.draws, each.metrics, results[name], each.protocol)
             for name, each in shared.evaluations.items()
