@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import twmaml.storage.wandb_run
+from twmaml.errors import ExpectedError
 from twmaml.storage.files import write_json
 from twmaml.storage.metrics_file import MetricsFile, format_number, read_metrics
 from twmaml.storage.wandb_run import WandbRun, resolve_wandb_mode
@@ -39,6 +40,18 @@ def test_metrics_are_read_back_as_written(tmp_path):
     file.close()
     with pytest.raises(FileExistsError):
         MetricsFile(tmp_path / "metrics.csv", [])
+
+
+def test_a_file_of_other_columns_says_which_it_lacks(tmp_path):
+    path = tmp_path / "metrics.csv"
+    before = MetricsFile(path, ["a"])
+    before.write(0, {"a": 1.0})
+    before.close()
+    with pytest.raises(ExpectedError, match=r"metrics.csv has no column b, so another version or configuration"):
+        MetricsFile(path, ["a", "b"], before.mark)
+    with pytest.raises(ExpectedError, match="is not the file that the checkpoint is of"):
+        path.write_text("something else\n")
+        MetricsFile(path, ["a"], before.mark)
 
 
 def test_json_is_strict(tmp_path):

@@ -54,10 +54,10 @@ class MetricsFile:
         if mark is None:
             self._append(Mark(0, header))
         else:
-            is_header = self._file.read(len(header.encode())) == header.encode()
-            if not is_header or not mark.fits(path):
+            fault = _fault_of(self._file.readline(), header) or ("" if mark.fits(path) else NO_FIT)
+            if fault:
                 self._file.close()
-                raise ExpectedError(f"{path} {NO_FIT}")
+                raise ExpectedError(f"{path} {fault}")
             self._append(mark)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -96,6 +96,16 @@ class MetricsFile:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+
+def _fault_of(first_line: bytes, header: str) -> str:
+    """The fault of a file whose first line is not the header; nothing if it is."""
+    if first_line == header.encode():
+        return ""
+    there, wanted = (next(csv.reader([line]), []) for line in (first_line.decode(errors="replace"), header))
+    if there[:1] == ["step"] and (lacking := [name for name in wanted if name not in there]):
+        return f"has no column {lacking[0]}, so another version or configuration has begun it; choose another folder"
+    return NO_FIT
 
 
 def _csv_line(values: Iterable[Any]) -> str:
