@@ -53,8 +53,7 @@ def predicted(case: Case) -> float:
     """Bytes of the programs of a group, as the compiler counts them."""
     parts = compose(["task=sin2d", *CHEAP, *case.overrides])
     with ThreadPoolExecutor() as background:
-        samplers = [parts.learner.sampler] * case.runs
-        group = Group(parts.learner, parts.evaluations, parts.data, range(case.runs), samplers)
+        group = Group([parts] * case.runs, range(case.runs), [{}] * case.runs)
         programs = Tracing(group, background).compiled(np.inf)
     sharding = shard_runs(case.runs)
     return max(bytes_taken(each, sharding) for each in (programs._train, *programs._evaluate.values()))

@@ -26,8 +26,8 @@ class VectorisedTask(Protocol):
     def validate(self, config: Mapping[str, Any], folder: Path) -> None:
         """Refuses a job that could not run, before the first one does."""
 
-    def group_key(self, config: Mapping[str, Any]) -> str:
-        """Equal for jobs that can run at once."""
+    def group_keys(self, configs: Sequence[Mapping[str, Any]]) -> Sequence[Any]:
+        """Equal for jobs that can run at once, of all jobs of a sweep."""
         ...
 
     def finished(self, config: Mapping[str, Any], folder: Path) -> float | None:

@@ -91,7 +91,7 @@ class VectorisedLauncher(Launcher):
                 returns[job.number] = ended(JobReturn(overrides=job.overrides), result)
         if returns:
             print(f"  {len(returns)} of {len(jobs)} jobs were finished before", flush=True)
-        groups = group_jobs([job for job in jobs if job.number not in returns], task.group_key, self.group_size)
+        groups = group_jobs([job for job in jobs if job.number not in returns], task.group_keys, self.group_size)
         described = [{j.number: (own_overrides(j.overrides, every), j.resolved) for j in group} for group in groups]
         if groups:
             with task.sweep(described, Path(str(self.config.hydra.sweep.dir))) as run:
@@ -166,14 +166,14 @@ def ended(job_return: JobReturn, outcome: Any) -> JobReturn:
 
 
 def group_jobs(
-    jobs: Sequence[SweepJob], group_key: Callable[[dict[str, Any]], str], group_size: int
+    jobs: Sequence[SweepJob], group_keys: Callable[[Sequence[dict[str, Any]]], Sequence[Any]], group_size: int
 ) -> list[list[SweepJob]]:
     """Jobs of equal keys, in the order of each group's first; no more runs a group, unless a single job has more."""
     groups: dict[str, list[list[SweepJob]]] = {}
-    for job in jobs:
+    for job, of_program in zip(jobs, group_keys([job.resolved for job in jobs]), strict=True):
         hydra = job.config.hydra.job
         # The environment and the working folder belong to the process: jobs that change them don't share it.
-        key = [group_key(job.resolved), OmegaConf.to_container(hydra.env_set), job.number if hydra.chdir else None]
+        key = [of_program, OmegaConf.to_container(hydra.env_set), job.number if hydra.chdir else None]
         parts = groups.setdefault(repr(key), [[]])
         if parts[-1] and sum(other.runs for other in parts[-1]) + job.runs > group_size:
             parts.append([])

@@ -29,7 +29,7 @@ from hydra_plugins.twmaml_launcher.sweep_job import SweepJob, SweepJobs
 from tests.conftest import contents, read_wandb, succeed, wait_for_rows
 from twmaml.api import compose
 from twmaml.configuration.config_files import configuration_folder, register_resolvers
-from twmaml.jobs.job import group_key
+from twmaml.jobs.grouping import group_keys
 from twmaml.jobs.task import TrainTask
 from twmaml.storage.files import run_log
 from twmaml.storage.metrics_file import read_metrics
@@ -73,6 +73,24 @@ def test_a_sweep_in_groups_is_the_same_as_one_by_one(pattern, samplers, train, t
         check_the_same_numbers(together, alone)
         check_wandb(together, sampler, seed)
     assert len({read_wandb(tmp_path / "vectorised" / str(n))[0] for n in range(len(jobs))}) == len(jobs)
+
+
+def test_a_search_over_numbers_is_one_program_and_each_of_its_runs_is_that_of_the_job_alone(train, tmp_path):
+    numbers = ["optimizer.learning_rate=0.001,0.003", "sampling.uniform_fraction=0.1,0.4"]
+    search = [
+        "sampler=weighted,epsilon_greedy",
+        *numbers,
+        "sampling.epsilon.end_value=0.2,0.3",
+        "adaptation.decay=1.0,0.9",
+    ]
+    only = "hydra.sweep.dir=sweep"
+    output = succeed(train("--multirun", *search, "steps=200", only)).stdout
+    assert re.findall(r"group (\d) of (\d) took", output) == [("1", "2"), ("2", "2")]  # of the two decays
+    for number in (3 * 2, 13 * 2 + 1):
+        folder = tmp_path / "sweep" / str(number)
+        own = OmegaConf.load(folder / ".hydra/overrides.yaml")
+        succeed(train(*own, f"hydra.run.dir=alone_{number}"))
+        check_the_same_numbers(folder, tmp_path / f"alone_{number}")
 
 
 def check_the_same_files(together, alone, sampler, seed):
@@ -390,6 +408,10 @@ def job(number, chdir=False, env=None, **config):
     return SweepJob(number, [], OmegaConf.create({"hydra": hydra}), {"seed": 0, "steps": 5, **config})
 
 
+def keys(configs):
+    return group_keys(configs, [False] * len(configs), lambda _, others: {*others} - {"adaptation.decay"})
+
+
 def numbers(groups):
     return [[job.number for job in group] for group in groups]
 
@@ -397,27 +419,27 @@ def numbers(groups):
 def test_jobs_are_grouped_that_differ_only_in_what_is_a_runs_own():
     own = [{"seed": i, "wandb": {"group": str(i)}, "sampler": {"f": i}, "sampling": {"f": i}} for i in range(6)]
     jobs = [job(i, rate=i % 2, **own[i]) for i in range(6)]
-    assert numbers(group_jobs(jobs, group_key, 64)) == [[0, 2, 4], [1, 3, 5]]
+    assert numbers(group_jobs(jobs, keys, 64)) == [[0, 2, 4], [1, 3, 5]]
 
 
 def test_on_an_accelerator_an_expensive_sampler_has_a_program_of_its_own(monkeypatch):
     configs = [compose([f"sampler={name}"]) for name in ("uniform", "weighted", "risk_prediction")]
-    on_cpu = {TrainTask().group_key(config) for config in configs}
+    on_cpu = TrainTask().group_keys(configs)
     monkeypatch.setattr("jax.default_backend", lambda: "gpu")
-    uniform, weighted, expensive = (TrainTask().group_key(config) for config in configs)
-    assert len(on_cpu) == 1
+    uniform, weighted, expensive = TrainTask().group_keys(configs)
+    assert len({*on_cpu}) == 1
     assert uniform == weighted != expensive
 
 
 def test_groups_have_no_more_runs_than_allowed():
     jobs = [job(i, seed=[3 * i, 3 * i + 1, 3 * i + 2]) for i in range(5)]
-    assert numbers(group_jobs(jobs, group_key, 6)) == [[0, 1], [2, 3], [4]]
-    assert numbers(group_jobs(jobs, group_key, 2)) == [[0], [1], [2], [3], [4]]
+    assert numbers(group_jobs(jobs, keys, 6)) == [[0, 1], [2, 3], [4]]
+    assert numbers(group_jobs(jobs, keys, 2)) == [[0], [1], [2], [3], [4]]
 
 
 def test_what_belongs_to_the_process_is_not_shared():
     jobs = [job(0, chdir=True), job(1, chdir=True), job(2, env={"A": "1"}), job(3, env={"A": "2"})]
-    assert numbers(group_jobs(jobs, group_key, 64)) == [[0], [1], [2], [3]]
+    assert numbers(group_jobs(jobs, keys, 64)) == [[0], [1], [2], [3]]
 
 
 def test_the_log_of_a_run_is_its_own(tmp_path):

@@ -17,6 +17,7 @@ from twmaml.space.axis import Interval
 from twmaml.storage.checkpoint import CheckpointError
 from twmaml.tasks.sinusoid import Sinusoid
 from twmaml.training.devices import over_runs, shard_runs
+from twmaml.training.parts import Parts
 from twmaml.training.programs import Group, Tracing, bytes_taken
 
 
@@ -36,6 +37,13 @@ def learner(make_learner):
     return make_learner(family=Scaled(Interval(0.5, 4.5, 4), Interval(0.0, 180.0, 5, "deg"), 1.0, -5.0, 5.0))
 
 
+def group_of(learner, evaluations, data, samplers):
+    """A group of a run of each sampler, with the seeds 0, 1, ..."""
+    whole = Parts(learner, evaluations, data, 0, {}, [], lambda learner, _: learner)
+    parts = [replace(whole, learner=replace(learner, sampler=sampler)) for sampler in samplers]
+    return Group(parts, range(len(parts)), [{}] * len(parts))
+
+
 def test_arrays_that_all_tasks_read_are_no_constants_of_a_program(learner):
     data = learner.family.data()
     program = jax.jit(partial(train_chunk, learner))
@@ -49,7 +57,7 @@ def test_arrays_that_all_tasks_read_are_no_constants_of_a_program(learner):
 def test_an_array_that_several_splits_read_is_on_the_devices_once(learner):
     shared, own = np.ones(5), [np.zeros(3), np.full(3, 2.0)]
     data = {"train": (shared, own[0]), "eval": (shared, own[1]), "seen": (shared, own[0])}
-    group = Group(learner, {}, data, [0, 1], [SAMPLERS["uniform"]] * 2)
+    group = group_of(learner, {}, data, [SAMPLERS["uniform"]] * 2)
     assert group.data["train"][0] is group.data["eval"][0] is group.data["seen"][0]
     assert group.data["train"][1] is group.data["seen"][1] is not group.data["eval"][1]
     assert_trees_equal(group.data, data)
@@ -61,7 +69,7 @@ def test_a_run_of_a_group_is_saved_without_the_others_and_goes_on_to_the_bit(lea
     data = learner.family.data()
     with ThreadPoolExecutor() as background:
         samplers = [SAMPLERS["uniform"], smoothed, smoothed]
-        group = Group(learner, {"eval": evaluation}, {"train": data, "eval": data}, [0, 1, 2], samplers)
+        group = group_of(learner, {"eval": evaluation}, {"train": data, "eval": data}, samplers)
         programs = Tracing(group, background).compiled(np.inf)
         states, _ = programs.advance(programs.begin(), 7)
         saved = programs.save(states)
@@ -85,7 +93,7 @@ def test_new_states_take_the_place_of_used_ones_and_of_nothing_else(learner):
     evaluation = Evaluation(learner, learner.family.grid.with_cells([2, 2]), steps=1, draws=1, queries=3)
     data = learner.family.data()
     with ThreadPoolExecutor() as background:
-        group = Group(learner, {"eval": evaluation}, {"train": data, "eval": data}, [0], [SAMPLERS["weighted"]])
+        group = group_of(learner, {"eval": evaluation}, {"train": data, "eval": data}, [SAMPLERS["weighted"]])
         programs = Tracing(group, background).compiled(np.inf)
     used, _ = programs.advance(programs.begin(), 2)
     states, _ = programs.advance(used, 3)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import hydra
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from twmaml.adaptation.base import Adaptation
 from twmaml.configuration.explain import explain_instantiation
 from twmaml.configuration.instantiation import build_model, build_part
+from twmaml.configuration.numbers import NUMBERED, renumber
 from twmaml.configuration.part_checks import (
     attributing_errors,
     check_adaptation,
@@ -24,7 +26,6 @@ from twmaml.configuration.part_checks import (
     check_signatures,
     check_step,
 )
-from twmaml.configuration.parts import Parts
 from twmaml.configuration.settings import Settings
 from twmaml.configuration.splits import build_splits, fingerprint
 from twmaml.errors import ConfigurationError, one_line
@@ -33,6 +34,7 @@ from twmaml.meta_learning.learner import MetaLearner
 from twmaml.samplers.base import Sampler
 from twmaml.tasks.base import TaskFamily
 from twmaml.training.memory import Need, least_bytes
+from twmaml.training.parts import Parts
 
 _MOST_WEIGHTS = 1e9  # with gradient and optimiser state 16 GB
 
@@ -70,7 +72,8 @@ def build_parts(cfg: DictConfig, settings: Settings) -> Parts:
         raise ConfigurationError(f"model: has {count:.3g} weights. At most {_MOST_WEIGHTS:.0e} are allowed")
     with attributing_errors(parts):
         needs = _check_programs(learner, evaluations, data, f"model (of {count:.3g} weights)")
-    return Parts(learner, evaluations, data, fingerprint(data), figures, needs, cfg.optimizer)
+    nodes: dict[str, Any] = {key: OmegaConf.to_container(cfg[key], resolve=True) for key in NUMBERED}
+    return Parts(learner, evaluations, data, fingerprint(data), figures, needs, partial(renumber, nodes))
 
 
 def _check_parts(learner: MetaLearner) -> dict[str, Any]:

@@ -14,14 +14,17 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from twmaml.configuration.build import Parts, build_parts
+from twmaml.configuration.build import build_parts
+from twmaml.configuration.numbers import may_be_arguments
 from twmaml.configuration.settings import Settings, read_settings
 from twmaml.errors import ConfigurationError, ExpectedError
+from twmaml.jobs.grouping import sampler_numbers, shared_numbers
 from twmaml.jobs.process import allow_open_files, prepare_jax
 from twmaml.statistics import key_of, leading
 from twmaml.storage.run_folder import Finished, RunFolder, State
 from twmaml.training.group import train_runs
 from twmaml.training.memory import check_memory
+from twmaml.training.parts import Parts
 from twmaml.training.plan import Plan, Stop
 from twmaml.training.runs import Progress, RunResult, RunSpec, Shared
 
@@ -91,11 +94,16 @@ class Job:
         """Whatever it is configured to train, built."""
         return build_once(self.config)
 
-    def specs(self) -> list[RunSpec]:
-        """Its runs."""
+    def specs(self, parts: Parts, numbers: Mapping[str, float]) -> list[RunSpec]:
+        """Its runs.
+
+        Args:
+            parts: its own but for the numbers.
+            numbers: by key, which parts have otherwise.
+        """
         settings = dict(self.config)
         # A flat name is what W&B can group runs by; what the name stands for goes beside it.
-        parts = {f"{name}_config": settings.pop(name) for name in GROUPS}
+        of_parts = {f"{name}_config": settings.pop(name) for name in GROUPS}
         sampler, task = self.choices["sampler"], self.choices["task"]
         asked, group = self.settings.wandb, None if self.sweep is None else self.sweep.name
         wandb = {"mode": asked.mode, "project": asked.project, "group": group if asked.group is None else asked.group}
@@ -105,13 +113,14 @@ class Job:
                 start=run.state,
                 seed=seed,
                 title=f"{self.title}, seed {seed}",
-                sampler=self.parts.learner.sampler,
+                parts=parts,
+                numbers=numbers,
                 config=self.config,
                 wandb={
                     **wandb,
                     "name": f"{sampler}-{task}-s{seed}",
                     "tags": [sampler, task],
-                    "config": {**settings, **parts, **self.choices, "seed": seed},
+                    "config": {**settings, **of_parts, **self.choices, "seed": seed},
                 },
             )
             for run, seed in zip(self.runs, self.settings.seeds, strict=True)
@@ -123,18 +132,9 @@ def run_folders(folder: Path, seed: int | Sequence[int]) -> list[Path]:
     return [folder] if isinstance(seed, int) else [folder / f"seed_{each}" for each in seed]
 
 
-def group_key(config: Mapping[str, Any], with_sampler: bool = False) -> str:
-    """Equal for jobs that one program can train: those which differ only in what is a run's own."""
-    return _without(config, ("seed", "wandb", *(() if with_sampler else ("sampler", "sampling"))))
-
-
 def build_key(config: Mapping[str, Any]) -> str:
     """Equal for jobs that are built alike."""
-    return _without(config, ("seed", "wandb"))
-
-
-def _without(config: Mapping[str, Any], keys: Sequence[str]) -> str:
-    return json.dumps({k: v for k, v in config.items() if k not in keys}, sort_keys=True, default=str)
+    return json.dumps({k: v for k, v in config.items() if k not in ("seed", "wandb")}, sort_keys=True, default=str)
 
 
 _built: dict[str, Parts] = {}
@@ -151,6 +151,17 @@ def build_once(config: Mapping[str, Any]) -> Parts:
         prepare_jax(runs, settings.devices.threads)
         _built[key] = build_parts(cfg, settings)
     return _built[key]
+
+
+def arguments_of(config: Mapping[str, Any], others: Mapping[str, float]) -> set[str]:
+    """The keys of those numbers of a job that may be arguments of its program, of some that another job has."""
+    key = build_key(config), json.dumps(others, sort_keys=True)
+    if key not in _arguments:
+        _arguments[key] = may_be_arguments(build_once(config), config, others)
+    return _arguments[key]
+
+
+_arguments: dict[tuple[str, str], set[str]] = {}
 
 
 def check_machine(parts: Parts) -> None:
@@ -192,21 +203,31 @@ def result_in(states: Sequence[State]) -> float | None:
 
 
 def train_jobs(jobs: Sequence[Job], progress: Progress, stop: Stop, drawing: Executor) -> list[list[RunResult]]:
-    """Trains jobs of one `group_key`, and lets others into their folders when it ends; the runs of each job."""
+    """Trains jobs of one group, and lets others into their folders when it ends; the runs of each job."""
+    results: dict[Path, RunResult] = {}
     with ExitStack() as stack:
         for job in jobs:
             stack.callback(job.close)
         for job in jobs:
             check_machine(job.parts)
-        s, parts = jobs[0].settings, jobs[0].parts  # which are the others' too, as far as a program depends on them
-        periods = s.log_every, s.evaluation.every, s.figures_every, s.checkpoint.every
-        plan = Plan(s.steps, *periods, keep=s.checkpoint.keep, patience=s.evaluation.patience)
-        shared = Shared(
-            parts.learner, parts.evaluations, parts.data, parts.fingerprint, parts.figures, plan, s.devices.memory_gib
-        )
-        specs = [spec for job in jobs for spec in job.specs()]
-        results = {run.folder: run for run in train_runs(shared, specs, progress, stop, drawing)}
-        return [[results[run.path] for run in job.runs if run.path in results] for job in jobs]
+        for numbers in shared_numbers([job.config for job in jobs], arguments_of):
+            if stop.asked:
+                break
+            together = [jobs[index] for index in numbers]
+            s, parts = (
+                together[0].settings,
+                together[0].parts,
+            )  # which are everybody's, as far as a program depends on them
+            periods = s.log_every, s.evaluation.every, s.figures_every, s.checkpoint.every
+            plan = Plan(s.steps, *periods, keep=s.checkpoint.keep, patience=s.evaluation.patience)
+            specs: list[RunSpec] = []
+            for of_samplers in sampler_numbers([job.config for job in together], arguments_of):
+                same_sampler = together[min(of_samplers)].parts
+                for index, own in of_samplers.items():
+                    specs += together[index].specs(same_sampler, {**[*numbers.values()][index], **own})
+            shared = Shared(parts, plan, s.devices.memory_gib)
+            results |= {run.folder: run for run in train_runs(shared, specs, progress, stop, drawing)}
+    return [[results[run.path] for run in job.runs if run.path in results] for job in jobs]
 
 
 def result_of(runs: Sequence[RunResult]) -> float:

@@ -1,7 +1,7 @@
 """The task function that Hydra calls."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from twmaml.configuration.settings import read_settings
 from twmaml.figures.pool import drawing_executor
+from twmaml.jobs.grouping import group_keys
 from twmaml.jobs.job import (
     Job,
     ReportedError,
+    arguments_of,
     build_once,
     finished_job,
-    group_key,
     result_in,
     result_of,
     states_in,
@@ -56,15 +57,16 @@ class TrainTask:
         with suppress(CheckpointError):  # which is a matter of that job alone
             states_in(config, folder)
 
-    def group_key(self, config: Mapping[str, Any]) -> str:
+    def group_keys(self, configs: Sequence[Mapping[str, Any]]) -> list[int]:
         """Equal for jobs that one program can train.
 
         With a large grid only if their sampler is the same, and on an accelerator if it is an expensive one: there a
         program of several samplers computes all of them in every run.
         """
-        learner = build_once(config).learner
-        alone = learner.sampler.expensive and jax.default_backend() != "cpu"
-        return group_key(config, with_sampler=alone or learner.family.grid.size >= _MANY_CELLS)
+        on_cpu = jax.default_backend() == "cpu"
+        learners = [build_once(config).learner for config in configs]
+        apart = [(e.sampler.expensive and not on_cpu) or e.family.grid.size >= _MANY_CELLS for e in learners]
+        return group_keys(configs, apart, arguments_of)
 
     finished = staticmethod(finished_job)
     prepare = staticmethod(Job.open)

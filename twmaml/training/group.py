@@ -46,7 +46,7 @@ def train_runs(
             results.append(RunResult(folder=spec.folder, status=str(checkpoint)))
         elif checkpoint is not None and not checkpoint.notes.mark.fits(spec.folder / "metrics.csv"):
             results.append(RunResult(folder=spec.folder, status=f"{spec.folder / 'metrics.csv'} {NO_FIT}"))
-        elif checkpoint is not None and checkpoint.notes.data != shared.fingerprint:
+        elif checkpoint is not None and checkpoint.notes.data != shared.parts.fingerprint:
             results.append(RunResult(folder=spec.folder, status=f"{spec.folder} {_OTHER_DATA}"))
         else:
             step = None if checkpoint is None else checkpoint.notes.step
@@ -88,7 +88,7 @@ def _train_together(
     """Trains runs that start at the same step as one program."""
     specs, results = [spec for spec, _ in starts], list[RunResult]()
     with ThreadPoolExecutor() as background:
-        whole = _trace(shared, specs, background)
+        whole = _trace(specs, background)
         wandb_runs: list[WandbRun] = []
         try:
             # While the programs compile. The first one loads W&B and finds out whether its server can be reached.
@@ -117,9 +117,9 @@ def _open_wandb(start: tuple[RunSpec, Checkpoint | None]) -> WandbRun:
     return WandbRun(spec.folder, identity=None if checkpoint is None else checkpoint.notes.wandb_id, **spec.wandb)
 
 
-def _trace(shared: Shared, specs: Sequence[RunSpec], background: Executor) -> Tracing:
-    seeds, samplers = [spec.seed for spec in specs], [spec.sampler for spec in specs]
-    return Tracing(Group(shared.learner, shared.evaluations, shared.data, seeds, samplers), background)
+def _trace(specs: Sequence[RunSpec], background: Executor) -> Tracing:
+    parts, seeds = [spec.parts for spec in specs], [spec.seed for spec in specs]
+    return Tracing(Group(parts, seeds, [spec.numbers for spec in specs]), background)
 
 
 def _compiled(
@@ -131,7 +131,7 @@ def _compiled(
     while parts:
         start, end, traced = parts.pop(0)
         if traced is None:
-            traced = _trace(shared, specs[start:end], background)
+            traced = _trace(specs[start:end], background)
         try:
             programs = traced.compiled(MEMORY_SHARE * free_memory() if given is None else given * 2**30)
         except DoesNotFitError as error:

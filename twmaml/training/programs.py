@@ -3,23 +3,25 @@
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
 from twmaml.meta_learning.chunk import Chunk, train_chunk
-from twmaml.meta_learning.evaluation import Evaluation, EvaluationTasks, Judgement
-from twmaml.meta_learning.learner import MetaLearner, RunState
+from twmaml.meta_learning.evaluation import EvaluationTasks, Judgement
+from twmaml.meta_learning.learner import RunState
 from twmaml.meta_learning.random_numbers import as_loop_key
 from twmaml.samplers.base import Sampler, View
 from twmaml.space.priority_queue import PriorityQueue, empty_queue
 from twmaml.storage.checkpoint import pack, unpack
 from twmaml.training.devices import QUICKLY, TRAINING, compile_program, over_runs, shard_runs
 from twmaml.training.one_of import OneOf
+from twmaml.training.parts import Parts
 from twmaml.types import MetaParams
 
 
@@ -27,43 +29,70 @@ class DoesNotFitError(MemoryError):
     """So many runs in one program need more memory than there is."""
 
 
+class Own(NamedTuple):
+    """Whatever sets a run of a group apart from the others; those of all runs have a leading axis of runs."""
+
+    sampler: Int[Array, ""]
+    """The index of its sampler."""
+    numbers: Mapping[str, Float[Array, ""]]
+    """Numbers of the parts that all runs share, by key."""
+    of_samplers: tuple[Mapping[str, Float[Array, ""]], ...]
+    """Numbers of every sampler; only those of the run's own count."""
+
+
 class Group:
-    """The runs that share programs: their learner, their samplers, and where they stand in arrays of all runs.
+    """The runs that share programs: their parts, their samplers, and where they stand in arrays of all runs.
 
     Where the devices do not divide the runs, the last run is repeated: states have more rows than there are runs.
 
     Args:
-        learner: trains, but for its sampler.
-        evaluations: judge the runs, by the name of the split; `eval` is shown in figures.
-        data: arrays of the families by the name of the split; those of training under `train`.
-        seeds: one run each.
-        samplers: of each run; one that several have should be the same object.
+        parts: of each run; but for the sampler those of the first run are everybody's. Runs of one sampler should have
+            the same object.
+        seeds: of each run.
+        numbers: of each run, instead of those in the parts, by key.
     """
 
-    def __init__(
-        self,
-        learner: MetaLearner,
-        evaluations: Mapping[str, Evaluation],
-        data: Mapping[str, PyTree[Any]],
-        seeds: Sequence[int],
-        samplers: Sequence[Sampler],
-    ) -> None:
-        self.learner, self.evaluations = learner, evaluations
-        self.sharding = shard_runs(len(seeds), learner.task_devices)
+    def __init__(self, parts: Sequence[Parts], seeds: Sequence[int], numbers: Sequence[Mapping[str, float]]) -> None:
+        self.parts = parts[0]
+        self.sharding = shard_runs(len(seeds), self.parts.learner.task_devices)
         self.everywhere = NamedSharding(self.sharding.mesh, PartitionSpec())
         self.rows = [*range(len(seeds)), *[len(seeds) - 1] * (-len(seeds) % self.sharding.mesh.shape["runs"])]
-        self.samplers = list({id(sampler): sampler for sampler in samplers}.values())
-        place = {id(sampler): index for index, sampler in enumerate(self.samplers)}
-        self.members = [place[id(sampler)] for sampler in samplers]
-        self.indices = self.put(np.array(self.members, np.int32)[self.rows])
+        self._of_samplers = list({id(each.learner.sampler): each for each in parts}.values())
+        place = {id(each.learner.sampler): index for index, each in enumerate(self._of_samplers)}
+        self.members = [place[id(each.learner.sampler)] for each in parts]
         self.seeds = np.array(seeds, np.uint32)[self.rows]
-        distinct = {id(leaf): leaf for leaf in jax.tree.leaves(dict(data))}
+        rows = jax.tree.map(lambda *runs: np.array(runs)[self.rows], *self._own(numbers))
+        self.own: Own = self.put(rows)
+        distinct = {id(leaf): leaf for leaf in jax.tree.leaves(dict(self.parts.data))}
         on_devices = {each: jax.device_put(leaf, self.everywhere) for each, leaf in distinct.items()}
-        self.data = jax.tree.map(lambda leaf: on_devices[id(leaf)], dict(data))
+        self.data = jax.tree.map(lambda leaf: on_devices[id(leaf)], dict(self.parts.data))
 
-    def with_sampler(self, index: Int[Array, ""]) -> MetaLearner:
-        """The learner with one of the samplers, chosen by a traced number."""
-        return replace(self.learner, sampler=OneOf(self.samplers, index))
+    def _own(self, numbers: Sequence[Mapping[str, float]]) -> list[Own]:
+        """Whatever sets each run apart."""
+        of_parts, of_samplers = (
+            [{k: jnp.float32(n) for k, n in each.items() if k.startswith("sampler.") == own} for each in numbers]
+            for own in (False, True)
+        )
+        # Of the samplers of other runs any numbers will do.
+        any_of = [of_samplers[self.members.index(member)] for member in range(len(self._of_samplers))]
+        return [
+            Own(jnp.int32(member), of_parts[run], (*any_of[:member], of_samplers[run], *any_of[member + 1 :]))
+            for run, member in enumerate(self.members)
+        ]
+
+    @property
+    def samplers(self) -> list[Sampler]:
+        """The samplers, which several runs may have."""
+        return [each.learner.sampler for each in self._of_samplers]
+
+    def parts_of(self, own: Own) -> Parts:
+        """The parts of a run that may be traced."""
+        parts = self.parts.with_numbers(own.numbers)
+        samplers = [
+            each.with_numbers(numbers).learner.sampler
+            for each, numbers in zip(self._of_samplers, own.of_samplers, strict=True)
+        ]
+        return replace(parts, learner=replace(parts.learner, sampler=OneOf(samplers, own.sampler)))
 
     def put(self, rows: Any) -> Any:
         """Arrays of all runs, spread over the devices."""
@@ -80,27 +109,35 @@ class Tracing:
         self._group, self._background = group, background
         self._metric_names: list[str] = []
 
-        def train_one(part: tuple[Int[Array, ""], RunState], shared: Any) -> tuple[RunState, Chunk, Array]:
-            index, state = part
-            state, chunk = train_chunk(group.with_sampler(index), state, *shared)
+        def train_one(run: tuple[Own, RunState], shared: Any) -> tuple[RunState, Chunk, Array]:
+            own, state = run
+            state, chunk = train_chunk(group.parts_of(own).learner, state, *shared)
             self._metric_names = [*chunk.metrics]
             # As one array, since each takes a while to get to the host.
             return state, chunk._replace(metrics={}), jnp.stack([*chunk.metrics.values()])
 
-        init = over_runs(lambda seed, _: group.with_sampler(jnp.int32(0)).init(seed), group.sharding)
-        init = init.lower(group.seeds, None)
+        def init_one(run: tuple[Own, Array], _: Any) -> RunState:
+            own, seed = run
+            return group.parts_of(own).learner.init(seed)
+
+        def evaluate_one(split: str, run: tuple[Own, MetaParams, PriorityQueue], shared: Any) -> Judgement:
+            own, meta_params, queue = run
+            return group.parts_of(own).evaluations[split].judge(meta_params, queue, *shared)
+
+        init = over_runs(init_one, group.sharding).lower((group.own, group.seeds), None)
         train = over_runs(train_one, group.sharding, reuse=True)
         shared = (jnp.int32(0), group.data["train"])
-        train = train.lower((group.indices, init.out_info), shared, init.out_info)
+        train = train.lower((group.own, init.out_info), shared, init.out_info)
         self._states: RunState = init.out_info
         self._training: Future[Any] = background.submit(compile_program, train, TRAINING)
-        evaluations = group.evaluations
-        fix = jax.jit(lambda: {n: e.tasks() for n, e in evaluations.items()}, out_shardings=group.everywhere).lower()
+        splits = group.parts.evaluations
+        fix = jax.jit(lambda: {n: e.tasks() for n, e in splits.items()}, out_shardings=group.everywhere).lower()
+        judged = (group.own, init.out_info.meta_params, init.out_info.queue)
         evaluate = {
-            name: over_runs(lambda state, shared, e=e: e.judge(*state, *shared), group.sharding).lower(
-                (init.out_info.meta_params, init.out_info.queue), (fix.out_info[name], group.data[name])
+            name: over_runs(partial(evaluate_one, name), group.sharding).lower(
+                judged, (fix.out_info[name], group.data[name])
             )
-            for name, e in evaluations.items()
+            for name in splits
         }
         self._others: Future[Any] = background.submit(
             lambda: (
@@ -145,14 +182,14 @@ class Programs:
 
     def metric_names(self, sampler: Sampler) -> list[str]:
         """Metrics of a chunk of a run: those of its own sampler, of which a chunk has all samplers' together."""
-        grid = self._group.learner.family.grid
+        grid = self._group.parts.learner.family.grid
         view = jax.eval_shape(lambda: View(empty_queue(grid.size), sampler.init(grid), jnp.int32(0)))
         own = {f"sampler/{name}" for name in jax.eval_shape(sampler.metrics, view)}
         return [name for name in self._metric_names if not name.startswith("sampler/") or name in own]
 
     def begin(self) -> RunState:
         """The states of the runs before their first meta-step."""
-        return self._init(self._group.put(self._group.seeds), None)
+        return self._init((self._group.own, self._group.put(self._group.seeds)), None)
 
     def save(self, states: RunState) -> list[dict[str, np.ndarray]]:
         """Copies of the leaves of every run's state by name, of the samplers' states only the run's own."""
@@ -172,7 +209,7 @@ class Programs:
         group, template = self._group, self._states._replace(sampler=())
         names = [name for name in jax.eval_shape(pack, template) if all(name in each for each in saved)]
         stacked = {name: np.stack([saved[row][name] for row in group.rows]) for name in names}
-        fresh = [sampler.init(group.learner.family.grid) for sampler in group.samplers]
+        fresh = [sampler.init(group.parts.learner.family.grid) for sampler in group.samplers]
         rows = []
         for row in group.rows:
             member = group.members[row]
@@ -200,7 +237,7 @@ class Programs:
         """
         used = self.begin() if used is None else used
         shared = (np.int32(steps), self._group.data["train"])
-        states, *chunk = self._train((self._group.indices, states), shared, used)
+        states, *chunk = self._train((self._group.own, states), shared, used)
         meanwhile()
         chunk, metrics = jax.device_get(chunk)
         return states, chunk._replace(metrics=dict(zip(self._metric_names, metrics.T, strict=True)))
@@ -208,7 +245,9 @@ class Programs:
     def evaluate(self, states: RunState) -> dict[str, Judgement]:
         """Each split's figures of all runs."""
         results = {
-            name: program((states.meta_params, states.queue), (self.tasks[name], self._group.data[name]))
+            name: program(
+                (self._group.own, states.meta_params, states.queue), (self.tasks[name], self._group.data[name])
+            )
             for name, program in self._evaluate.items()
         }
         return jax.tree.map(np.asarray, results)
@@ -217,19 +256,21 @@ class Programs:
         self, states: RunState, row: int
     ) -> tuple[PriorityQueue, Float[np.ndarray, " cells"], np.ndarray, dict[str, np.ndarray]]:
         """One run as figures show it: its queue, its distribution over cells, some tasks and their pictures."""
-        shown = (self._group.indices, states.meta_params, states.view)
-        index, meta_params, view = jax.tree.map(lambda leaf: np.array(np.asarray(leaf)[row]), shown)
-        drawn = self._illustrate.result()(index, meta_params, view, self._group.data["eval"])
+        shown = (self._group.own, states.meta_params, states.view)
+        own, meta_params, view = jax.tree.map(lambda leaf: np.array(np.asarray(leaf)[row]), shown)
+        drawn = self._illustrate.result()(own, meta_params, view, self._group.data["eval"])
         return view.queue, *jax.device_get(drawn)
 
 
 def _compile_illustrate(group: Group) -> Any:
-    def illustrate(index: Int[Array, ""], meta_params: MetaParams, view: View, data: Any) -> Any:
-        p = OneOf(group.samplers, index).probabilities(group.learner.family.grid, view)
-        return p, *group.evaluations["eval"].pictures(meta_params, data)
+    def illustrate(own: Own, meta_params: MetaParams, view: View, data: Any) -> Any:
+        parts = group.parts_of(own)
+        p = parts.learner.sampler.probabilities(parts.learner.family.grid, view)
+        return p, *parts.evaluations["eval"].pictures(meta_params, data)
 
-    state = jax.eval_shape(lambda: group.with_sampler(jnp.int32(0)).init(0))
-    arguments = (jnp.int32(0), state.meta_params, state.view, group.data["eval"])
+    own = jax.tree.map(lambda runs: runs[0], group.own)
+    state = jax.eval_shape(lambda: group.parts_of(own).learner.init(0))
+    arguments = (own, state.meta_params, state.view, group.data["eval"])
     return compile_program(jax.jit(illustrate).lower(*arguments), QUICKLY)
 
 

@@ -50,12 +50,16 @@ class Recorder:
         self._programs, self._shared = programs, shared
         self._wandb = wandb
         metrics, columns = self.folder / "metrics.csv", [TASKS_ADAPTED, TASKS_TRAINED]
-        columns += [*programs.metric_names(spec.sampler), _CORRELATION, *columns_of(shared.evaluations)]
+        columns += [
+            *programs.metric_names(spec.sampler),
+            _CORRELATION,
+            *columns_of(shared.parts.evaluations),
+        ]
         self.result = RunResult(folder=self.folder, wandb_mode=wandb.mode, wandb_url=wandb.url)
         self._results: Results = {}
         self.first_unadapted_loss = math.nan
         self._validation = Validation(
-            shared.evaluations[VALIDATION].metrics if VALIDATION in shared.evaluations else ()
+            shared.parts.evaluations[VALIDATION].metrics if VALIDATION in shared.parts.evaluations else ()
         )
         if checkpoint is None:
             metrics.unlink(missing_ok=True)
@@ -68,7 +72,7 @@ class Recorder:
             self._validation = self._validation.after_all(read_metrics(metrics))
         cut_back(self.folder, shared.plan.evaluates_at, checkpoint)
         prune(self.folder, shared.plan.keep, self._validation.best)  # which a kill may have kept from its end
-        for split in shared.evaluations:
+        for split in shared.parts.evaluations:
             path_of(self.folder, 0, split).parent.mkdir(exist_ok=True)
         self._first, self._began = self.result.step, time.perf_counter()
         self._saved = -1 if checkpoint is None else checkpoint.notes.step
@@ -120,7 +124,7 @@ class Recorder:
     def spent(self, step: int, trained: int) -> dict[str, float]:
         """The tasks that are paid for at a step, if so many were trained on since the last row."""
         before = self.result.latest.get(TASKS_TRAINED, 0.0)
-        return {TASKS_ADAPTED: float(step * self._shared.learner.meta_batch), TASKS_TRAINED: before + trained}
+        return {TASKS_ADAPTED: float(step * self._shared.parts.learner.meta_batch), TASKS_TRAINED: before + trained}
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes one row to metrics.csv and to W&B."""
@@ -146,8 +150,8 @@ class Recorder:
         """
         own = jax.tree.map(lambda values: values[self.index], dict(judged))
         self._results = {split: jax.tree.map(np.asarray, each.results) for split, each in own.items()}
-        write_results(self.folder, step, own, self._shared.evaluations, self._programs.tasks)
-        return summarize_splits(self._results, self._shared.evaluations)
+        write_results(self.folder, step, own, self._shared.parts.evaluations, self._programs.tasks)
+        return summarize_splits(self._results, self._shared.parts.evaluations)
 
     def save(self, leaves: Mapping[str, np.ndarray], writing: Executor) -> None:
         """Has a checkpoint written from the leaves of its state, once the one before is; each step only once."""
@@ -163,7 +167,7 @@ class Recorder:
             self.first_unadapted_loss,
             self._metrics.mark,
             self._wandb.identity,
-            self._shared.fingerprint,
+            self._shared.parts.fingerprint,
         )
         checkpoint = Checkpoint(notes, {**leaves, **pack_results(self._results)})
         keep, best = self._shared.plan.keep, self._validation.best
@@ -181,7 +185,7 @@ class Recorder:
 
         self.finish_figures()
         data = _figure_data(self, self._programs, self._shared, self._results, states)
-        drawing_all = drawing.submit(draw_all, data, self.folder / "figures", self._shared.figures)
+        drawing_all = drawing.submit(draw_all, data, self.folder / "figures", self._shared.parts.figures)
         self._figures = (self.result.step, drawing_all)
 
     def finish_figures(self) -> None:
@@ -214,7 +218,7 @@ class Recorder:
             meta_steps_per_second=round((result.step - self._first) / seconds, 1) if seconds > 0 else None,
             metrics=result.latest,
             device=jax.devices()[0].device_kind,
-            protocols={name: evaluation.protocol for name, evaluation in self._shared.evaluations.items()},
+            protocols={name: evaluation.protocol for name, evaluation in self._shared.parts.evaluations.items()},
             best_step=result.best_step,
             stopped_early=self._validation.since_best if early else None,
         )
@@ -228,20 +232,20 @@ def _figure_data(run: Recorder, programs: Programs, shared: Shared, results: Res
     from twmaml.figures.run import FigureData, Judged  # noqa: PLC0415  imported in the background by now
 
     queue, probabilities, tasks, arrays = programs.illustrate(states, run.index)
-    evaluation = shared.evaluations["eval"]
+    evaluation = shared.parts.evaluations["eval"]
     pictures = None
     if arrays:
         pictures = pictures_file.Pictures(tasks / evaluation.grid.scale, arrays)
         pictures_file.write(run.folder, pictures)
     return FigureData(
         title=f"{run.spec.title}, meta-step {run.result.step:,}",
-        grid=shared.learner.family.grid,
+        grid=shared.parts.learner.family.grid,
         queue=queue,
         probabilities=probabilities,
         selects=run.spec.sampler.selects,
         splits={
             name: Judged(each.grid, each.draws, each.metrics, results[name], each.protocol)
-            for name, each in shared.evaluations.items()
+            for name, each in shared.parts.evaluations.items()
         },
         history=read_metrics(run.folder / "metrics.csv"),
         pictures=pictures,

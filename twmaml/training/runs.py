@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from twmaml.meta_learning.evaluation import Evaluation
-from twmaml.meta_learning.learner import MetaLearner
 from twmaml.samplers.base import Sampler
 from twmaml.storage.run_folder import State
+from twmaml.training.parts import Parts
 from twmaml.training.plan import Plan
 
 
@@ -16,16 +15,8 @@ from twmaml.training.plan import Plan
 class Shared:
     """Whatever the runs of a group have in common."""
 
-    learner: MetaLearner
-    """But for its sampler."""
-    evaluations: Mapping[str, Evaluation]
-    """By the name of the split."""
-    data: Mapping[str, Any]
-    """Arrays of the families by the name of the split; those of training under `train`."""
-    fingerprint: int
-    """A checksum of the data: a run does not go on with other data."""
-    figures: Mapping[str, Any]
-    """Figures of the user's own, by name."""
+    parts: Parts
+    """But for the sampler, and for numbers that a run has of its own."""
     plan: Plan
     memory_gib: float | None
     """Memory that a program may take; None for a share of what is free."""
@@ -39,9 +30,17 @@ class RunSpec:
     start: State  # of the folder
     seed: int
     title: str
-    sampler: Sampler
+    parts: Parts
+    """The run's own sampler is in them; runs whose samplers are the same but for numbers have the same."""
+    numbers: Mapping[str, float]
+    """By key, what these are for the run, and likewise those in the shared parts."""
     config: dict[str, Any]  # of the job
     wandb: Mapping[str, Any]  # arguments of `WandbRun`
+
+    @property
+    def sampler(self) -> Sampler:
+        """Its own, but for numbers."""
+        return self.parts.learner.sampler
 
 
 @dataclass(kw_only=True)
