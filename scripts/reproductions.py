@@ -32,6 +32,7 @@ def section(folder: Path) -> str:
 def row(figure: dict[str, Any]) -> list[str]:
     """The cells of a figure."""
     best = ", best checkpoint" if figure["at"] == "best" else ""
+    best += f", split {figure['split']}" if figure.get("split", "eval") != "eval" else ""
     of_seeds = figure["of_seeds"]
     return [
         figure["metric"] + best,

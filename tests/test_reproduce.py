@@ -46,6 +46,7 @@ def test_a_preset_can_be_run_and_says_what_it_is_compared_with(name):
     for arm in preset["arms"].values():
         (sampler,) = (override.removeprefix("sampler=") for override in arm if override.startswith("sampler="))
         assert (folder / "sampler" / f"{sampler}.yaml").exists()
+    splits = ["eval", *OmegaConf.create(compose([f"experiment={name}"])).evaluation.splits]
     assert preset["source"]
     assert preset["protocol"]
     assert ("data" in preset) == ("data_help" in preset)
@@ -55,6 +56,7 @@ def test_a_preset_can_be_run_and_says_what_it_is_compared_with(name):
         assert figure.get("read", "text") in ("text", "figure", "derived")  # what is only remembered is not printed
         assert (figure.get("read") == "figure") == ("read_to" in figure)
         assert figure.get("at", "last") in ("last", "best")
+        assert figure.get("split", "eval") in splits
         assert ("rerun" in figure) <= ("rerun" in preset)
 
 
@@ -74,6 +76,19 @@ def test_every_arm_of_a_preset_composes(name, arm):
 
 def test_what_nobody_has_published_is_not_judged():
     assert judge(-15.0, [-15.5, -14.5], None, 0.0) == "nothing published"
+
+
+@pytest.mark.parametrize(
+    ("published", "plus_minus", "verdict"),
+    [
+        (1.2, None, "agrees"),
+        (1.4, None, "differs"),
+        (1.4, 0.3, "differs"),
+        (1.4, 0.4, "agrees: our mean is inside the published interval"),
+    ],
+)
+def test_a_published_figure_is_a_seed_of_ours_or_ours_lies_in_its_interval(published, plus_minus, verdict):
+    assert judge(1.0, [0.8, 1.2], published, 0.0, plus_minus).startswith(verdict)
 
 
 def test_a_preset_runs_over_seeds_and_is_compared(reproduce, tmp_path):

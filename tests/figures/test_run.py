@@ -23,9 +23,12 @@ from twmaml.figures.run import (
     Judged,
     draw_adaptation,
     draw_all,
+    draw_contexts,
     draw_evaluation,
+    draw_learned,
     draw_learning_curves,
     draw_queue,
+    explained,
 )
 from twmaml.space.axis import Categories, Interval, Segments
 from twmaml.space.grid import ParameterGrid
@@ -62,10 +65,11 @@ def test_a_task_and_a_cell_are_called_by_their_own_names():
 
 def test_the_protocol_stands_with_every_figure_of_results():
     data = data_of(FAMILIES["2-D"])
-    for name in {*FIGURES} - {"queue"}:
+    for name in {*FIGURES} - {"queue", "learned"}:
         figure = FIGURES[name](data)
         assert figure is not None
-        assert [text.get_text() for text in figure.texts] == ["as made up"], name
+        (text,) = figure.texts
+        assert text.get_text().endswith("as made up"), name
 
 
 def draw_nothing(axes, picture):
@@ -90,6 +94,8 @@ def make_data(grid, values=None, metrics=(SCORE,), steps=10, **more):
         history={"step": np.array([0.0, 5.0]), **{name: np.array([row[name] for row in rows]) for name in rows[0]}},
         pictures=None,
         draw_picture=draw_nothing,
+        learned={"learning rate 0 weight": random.normal(size=(3, 4)), "learning rate 0 bias": np.ones(1)},
+        contexts=random.normal(size=(grid.size, 2)),
     )
     return dataclasses.replace(data, **more)
 
@@ -125,6 +131,23 @@ def test_every_figure_is_drawn_before_the_first_meta_step(tmp_path):
     data = data_of(FAMILIES["2-D"])
     before = {name: values[:1] for name, values in data.history.items()}
     assert not draw_all(dataclasses.replace(data, history=before), tmp_path).failures
+
+
+def test_what_is_not_there_is_not_drawn():
+    data = dataclasses.replace(data_of(FAMILIES["2-D"]), learned={}, contexts=None)
+    assert draw_learned(data) is draw_contexts(data) is None
+
+
+def test_contexts_that_are_the_parameters_explain_them_and_those_that_are_none_do_not():
+    grid = ParameterGrid({"a": Interval(0.0, 1.0, 20), "b": Interval(0.0, 1.0, 20)})
+    places = np.asarray(grid.centres())
+    turned = places @ np.array([[2.0, 1.0], [-1.0, 2.0]])
+    assert (explained(turned, grid) > 0.95).all()
+    of_first = np.stack([places[:, 0], np.zeros(len(places))], axis=1)
+    first, second = explained(of_first, grid)
+    assert first > 0.95
+    assert second < 0.5
+    assert (explained(np.random.default_rng(0).normal(size=places.shape), grid) < 0.1).all()
 
 
 @pytest.mark.parametrize("selects", [True, False])

@@ -1,13 +1,13 @@
 """The base class of adaptations: from meta-parameters to a network adapted to one task. Knows nothing of sampling."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from twmaml.models.base import Batch, Coefficients, MetaGradient, Model
 from twmaml.types import Fast, LossOf, MetaParams, Outcome, Predict, Step
@@ -94,6 +94,16 @@ class Adaptation(ABC):
         del meta_step
         outcome = judge(adapt(self, model, meta_params, loss_of, key, self.steps))
         return outcome.loss, outcome
+
+    def learned(self, meta_params: MetaParams) -> Mapping[str, PyTree[Any]]:
+        """Arrays that are learned besides the weights, by what they are: figures show their values. On the host."""
+        del meta_params
+        return {}
+
+    def context(self, fast: Fast) -> Float[Array, " size"] | None:
+        """The adapted numbers where they are few and no weights, which figures show over the tasks; else None."""
+        del fast
+        return None
 
 
 def inner_gradient(

@@ -44,6 +44,10 @@ class CAVIA(GradientDescent):
         """Zeros."""
         return jnp.zeros(self.size, jax.tree.leaves(meta_params)[0].dtype)
 
+    def context(self, fast: Float[Array, " size"]) -> Float[Array, " size"] | None:
+        """The context, if there is any."""
+        return fast if self.size else None
+
     def predict(self, model: Model, meta_params: MetaParams, fast: Float[Array, " size"], inputs: Any) -> Any:
         """Outputs of the network for inputs and context."""
         context = jnp.broadcast_to(fast, (*inputs.shape[:-1], self.size))

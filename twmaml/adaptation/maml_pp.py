@@ -1,5 +1,6 @@
 """MAML++: learning rates of each layer and step, and the losses after every inner step."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -53,6 +54,10 @@ class MAMLPlusPlus(Adaptation):
         weights = model.init(key, example_input)
         rates = self.learning_rate * self.decay ** jnp.arange(self.steps, dtype=jnp.float32)
         return WeightsAndStepRates(weights, jax.tree.map(lambda _: rates, weights))
+
+    def learned(self, meta_params: WeightsAndStepRates) -> Mapping[str, PyTree[Any]]:
+        """The rates."""
+        return {"learning rate": meta_params.rates}
 
     def start(self, meta_params: WeightsAndStepRates) -> Fast:
         """The initial weights."""

@@ -1,10 +1,12 @@
 """Meta-curvature: the inner gradient is multiplied by learned matrices."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
@@ -46,6 +48,14 @@ class MetaCurvature(GradientDescent):
     def start(self, meta_params: WeightsAndCurvature) -> Fast:
         """The initial weights."""
         return meta_params.weights
+
+    def learned(self, meta_params: WeightsAndCurvature) -> Mapping[str, PyTree[Any]]:
+        """The singular values of the matrices: by how much they stretch a gradient."""
+
+        def stretches(curvature: np.ndarray) -> np.ndarray:
+            return np.linalg.svd(curvature, compute_uv=False) if curvature.ndim == 2 else np.abs(curvature)
+
+        return {"stretch": jax.tree.map(stretches, meta_params.curvature)}
 
     def direction(self, meta_params: WeightsAndCurvature, fast: Fast, gradient: Fast) -> Fast:
         """The curved gradient."""

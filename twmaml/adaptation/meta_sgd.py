@@ -1,10 +1,11 @@
 """Meta-SGD: the initial weights are learned, and a learning rate for each of them."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, PyTree
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
@@ -46,6 +47,10 @@ class MetaSGD(GradientDescent):
         parts = [jax.random.uniform(k, leaf.shape, leaf.dtype, -1, 1) for k, leaf in zip(keys, leaves, strict=True)]
         rates = [self.learning_rate * (1 + self.spread * part) for part in parts]
         return WeightsAndRates(weights, jax.tree.unflatten(structure, rates))
+
+    def learned(self, meta_params: WeightsAndRates) -> Mapping[str, PyTree[Any]]:
+        """The rates."""
+        return {"learning rate": meta_params.rates}
 
     def start(self, meta_params: WeightsAndRates) -> Fast:
         """The initial weights."""

@@ -23,6 +23,7 @@ class Reproduced:
     metric: str
     arm: str
     inner_steps: int
+    split: str
     at: str
     """`last`, or `best`: which evaluation of the runs, that in the end or that at the best checkpoint."""
     published: float | None
@@ -68,13 +69,17 @@ def reproduce(
         raise ValueError(f"--runs {runs}: there is no such folder")
     from twmaml.analysis.finished_runs import read_runs  # noqa: PLC0415  half a second that training need not wait for
 
+    found: list[Reproduced] = []
+    protocols: dict[str, None] = {}
     finished, left_out = read_runs([folder])
-    comparisons = compare_runs(preset, finished)
-    found = compare_with(preset, comparisons)
+    for split in dict.fromkeys(_split_of(figure) for figure in preset["figures"]):
+        comparisons = compare_runs(preset, read_runs([folder], split)[0])
+        found += compare_with(preset, comparisons)
+        protocols |= dict.fromkeys(comparisons["last"].protocols if comparisons else [])
     if not found:
         reasons = "; ".join(f"{path}: {reason}" for path, reason in left_out[:3])
         raise ValueError(f"{folder}: no finished run that the preset {name} can be compared with. {reasons}".rstrip())
-    notes = [*preset["protocol"], *_settings_of(preset), *comparisons["last"].protocols]
+    notes = [*preset["protocol"], *_settings_of(preset), *protocols]
     steps = {run.config["steps"] for run in finished}
     notes += [f"changed here: {override}" for override in overrides]
     notes += [f"left out: {path} ({reason})" for path, reason in left_out]
@@ -179,6 +184,8 @@ def compare_with(preset: Mapping[str, Any], comparisons: "Mapping[str, Compariso
     for figure in preset["figures"]:
         metric, name, k, at = figure["metric"], figure["arm"], figure["inner_steps"], figure.get("at", "last")
         comparison = comparisons.get(at)
+        if comparison is not None and comparison.split != _split_of(figure):
+            continue
         arm = next((arm for arm in comparison.arms if arm.name == name), None) if comparison else None
         if comparison is None or arm is None or k not in comparison.inner_steps or metric not in comparison.measures:
             continue
@@ -193,6 +200,7 @@ def compare_with(preset: Mapping[str, Any], comparisons: "Mapping[str, Compariso
                 metric=metric,
                 arm=name,
                 inner_steps=k,
+                split=_split_of(figure),
                 at=at,
                 published=published,
                 read=figure.get("read", "text"),
@@ -206,28 +214,38 @@ def compare_with(preset: Mapping[str, Any], comparisons: "Mapping[str, Compariso
                 high=high,
                 ours_plus_minus=None if plus_minus is None else over_tasks,
                 of_seeds=of_seeds,
-                verdict=figure.get("no_verdict") or judge(ours, of_seeds, published, read_to),
+                verdict=figure.get("no_verdict") or judge(ours, of_seeds, published, read_to, plus_minus),
             )
         )
     return found
 
 
-def judge(ours: float, of_seeds: Sequence[float], published: float | None, read_to: float) -> str:
+def _split_of(figure: Mapping[str, Any]) -> str:
+    return figure.get("split", "eval")
+
+
+def judge(
+    ours: float, of_seeds: Sequence[float], published: float | None, read_to: float, plus_minus: float | None = None
+) -> str:
     """Whether a published figure could be one more seed of ours.
 
     What was published is one trained network, which varies as much as one seed does: it is held against the range of
-    our seeds, not against the interval of their mean, which is narrower the more seeds there are.
+    our seeds, not against the interval of their mean, which is narrower the more seeds there are. Where it has an
+    interval of its own, over the tasks that it was tested on, it agrees as well if our mean lies in that.
     """
     if published is None:
         return "nothing published"
     off = f"our mean is {ours / published - 1:+.0%}"
     if len(of_seeds) < 2:
         return f"undecided with one seed; {off}"
-    inside = of_seeds[0] - read_to <= published <= of_seeds[-1] + read_to
-    return f"{'agrees: inside' if inside else 'differs: outside'} the range of our seeds; {off}"
+    if of_seeds[0] - read_to <= published <= of_seeds[-1] + read_to:
+        return f"agrees: inside the range of our seeds; {off}"
+    if plus_minus is not None and abs(ours - published) <= plus_minus:
+        return f"agrees: our mean is inside the published interval; {off}"
+    return f"differs: outside the range of our seeds; {off}"
 
 
-_LEFT = ("figure", "arm", "at", "verdict")
+_LEFT = ("figure", "arm", "split", "at", "verdict")
 
 
 def _print(preset: Mapping[str, Any], found: Sequence[Reproduced], notes: Sequence[str]) -> None:
@@ -236,7 +254,11 @@ def _print(preset: Mapping[str, Any], found: Sequence[Reproduced], notes: Sequen
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     table = Table(title=f"{preset['title']}\n{preset['source']}", title_justify="left", header_style="bold")
-    rows = [_row(each, any(other.at == "best" for other in found)) for each in found]
+    rows = [_row(each) for each in found]
+    for column in ("split", "at"):  # where it is the same of all
+        if len({row[column] for row in rows}) == 1:
+            for row in rows:
+                row[column] = ""
     columns = [column for column in rows[0] if any(row[column] for row in rows)]
     for column in columns:
         table.add_column(column, justify="left" if column in _LEFT else "right")
@@ -259,15 +281,16 @@ def _print(preset: Mapping[str, Any], found: Sequence[Reproduced], notes: Sequen
         console.print(f"  protocol: {note}", markup=False, soft_wrap=True)
 
 
-def _row(each: Reproduced, several: bool) -> dict[str, str]:
-    """The cells of a figure by column, empty where there is nothing; `several`: not all are of the same evaluation."""
+def _row(each: Reproduced) -> dict[str, str]:
+    """The cells of a figure by column, empty where there is nothing."""
     published = _number(each.published, each.published_plus_minus or each.published_sd or each.read_to)
     interval = "" if math.isnan(each.low) else f" \\[{each.low:.3f}, {each.high:.3f}]"
     return {
         "figure": each.metric,
         "arm": each.arm,
         "inner steps": str(each.inner_steps),
-        "at": each.at if several else "",
+        "split": each.split,
+        "at": each.at,
         "published": published if each.read == "text" or not published else f"{published} ({each.read})",
         "re-run": _number(each.rerun, each.rerun_plus_minus),
         "ours [95 %]": f"{each.ours:.3f}{interval}",

@@ -124,7 +124,8 @@ def _check_programs(
         tasks = jax.eval_shape(evaluation.tasks)
         judging = jax.make_jaxpr(evaluation.results)(state.meta_params, tasks, data[name])
         cells = f"evaluation.cells={[*evaluation.grid.shape]} evaluation.draws={evaluation.draws}"
-        of_data = f"evaluation.queries={evaluation.queries} evaluation.steps={evaluation.steps} shots={learner.shots}"
+        shots = evaluation.learner.shots
+        of_data = f"evaluation.queries={evaluation.queries} evaluation.steps={evaluation.steps} shots={shots}"
         check_pictures(jax.eval_shape(evaluation.pictures, state.meta_params, data[name])[1])
         needs.append(Need("evaluating", least_bytes(judging), f"{cells} {of_data} {network}"))
     return needs

@@ -35,6 +35,7 @@ class SplitSettings:
     cells: Sequence[PositiveInt] | None = None
     draws: Count | None = None
     inside_cells: bool | None = None
+    shots: Count | None = None
     queries: Count | None = None
     seed: Seed | None = None
 

@@ -37,7 +37,8 @@ def build_splits(
         ConfigurationError: for the first thing that is wrong.
     """
     data = {"train": _data_of(learner.family, task)}
-    _check_data(learner.family, data["train"], learner.shots, learner.queries, "queries")
+    counts = f"shots={learner.shots} queries={learner.queries}"
+    _check_data(learner.family, data["train"], learner.shots, learner.queries, counts)
     evaluations = {}
     for name, split in asked.splits.items():
         family, own = learner.family, task
@@ -46,20 +47,23 @@ def build_splits(
             family = _build_family(own, name)
         try:
             data[name] = _data_of(family, own)
-            evaluation = _build_evaluation(replace(learner, family=family), name, split, asked, learner.family)
+            own_learner = replace(learner, family=family, shots=split.shots or learner.shots)
+            evaluation = _build_evaluation(own_learner, name, split, asked, learner.family)
+            shots = "shots" if split.shots is None else f"evaluation.splits.{name}.shots"
             prefix = "evaluation" if split.queries is None else f"evaluation.splits.{name}"
-            _check_data(family, data[name], learner.shots, evaluation.queries, f"{prefix}.queries")
+            counts = f"{shots}={own_learner.shots} {prefix}.queries={evaluation.queries}"
+            _check_data(family, data[name], own_learner.shots, evaluation.queries, counts)
         except ConfigurationError as error:
             raise ConfigurationError(f"evaluation.splits.{name}: {error}" if split.task else str(error)) from error
         evaluations[name] = replace(evaluation, data_note=family.relate_data(data[name], data["train"]))
     return evaluations, data
 
 
-def _check_data(family: TaskFamily, data: Any, shots: int, queries: int, key: str) -> None:
+def _check_data(family: TaskFamily, data: Any, shots: int, queries: int, keys: str) -> None:
     try:
         family.check_data(data, shots, queries)
     except ValueError as error:
-        raise ConfigurationError(f"shots={shots} {key}={queries}: {one_line(error)}") from error
+        raise ConfigurationError(f"{keys}: {one_line(error)}") from error
 
 
 def fingerprint(data: Mapping[str, Any]) -> int:

@@ -24,6 +24,7 @@ from twmaml.figures.panels import (
     rooms_of,
     set_title,
     show_grid,
+    text_width,
     use_log_scale,
     views_of,
 )
@@ -91,6 +92,10 @@ class FigureData:
     """None of a family that has none."""
     draw_picture: Callable[[Any, Mapping[str, np.ndarray]], None]
     """The family's: draws one task's picture into Matplotlib's axes."""
+    learned: Mapping[str, np.ndarray]
+    """Arrays that are learned besides the weights, by name."""
+    contexts: np.ndarray | None
+    """The adapted numbers of the tasks of `eval`, [tasks, size], where these are not weights."""
 
 
 _MOST_PANELS = 7
@@ -342,11 +347,75 @@ def draw_pictures(data: FigureData) -> Figure | None:
     return figure
 
 
+def draw_learned(data: FigureData) -> Figure | None:
+    """The arrays that are learned besides the weights: a row for each, with its range and its quartiles."""
+    if not data.learned:
+        return None
+    room = max(text_width(name, 10) for name in data.learned)
+    figure, ((axes,),) = make_panels(1, 1, 6.5 + room, 0.9 + 0.32 * len(data.learned), left=room + 0.2)
+    names, values = [*data.learned], [array.ravel() for array in data.learned.values()]
+    finite = [array[np.isfinite(array)] for array in values]
+    style: dict[str, Any] = {"medianprops": {"color": COLOURS[1], "linewidth": 2.0}}
+    axes.boxplot(finite, orientation="horizontal", whis=(0, 100), widths=0.6, **style)
+    axes.set_yticks(range(1, len(names) + 1), names)
+    axes.invert_yaxis()
+    axes.axvline(0.0, color="0.6", linewidth=0.8)
+    axes.grid(alpha=0.3, axis="x")
+    set_title(axes, "range, quartiles and median of each array that is learned besides the weights")
+    return figure
+
+
+def draw_contexts(data: FigureData) -> Figure | None:
+    """Every adapted number over the grid, and how well all of them together tell the parameters of a task."""
+    if data.contexts is None:
+        return None
+    judged = data.splits["eval"]
+    grid, views, (beside, below) = judged.grid, views_of(judged.grid), rooms_of(judged.grid)
+    contexts = data.contexts.reshape(grid.size, judged.draws, -1).mean(axis=1)
+    size = {"left": 0.75 + beside, "bottom": 0.5 + below, "right": 1.0, "top": _title_room(grid)}
+    columns = max(2, contexts.shape[1])  # one would be too narrow for the title
+    figure, rows = make_panels(len(views), columns, 5.0 + beside, 4.0 + below, **size, foot=0.25)
+    for row, view in zip(rows, views, strict=True):
+        for axes, number in zip(row, contexts.T, strict=False):
+            mesh = show_grid(axes, grid, marginalise(grid, number, view), view)
+            set_title(axes, f"number {row.index(axes) + 1} of the context{_mean_over(grid, view)}")
+            if mesh is not None:
+                add_colour_bar(axes, mesh)
+        for axes in row[contexts.shape[1] :]:
+            axes.set_axis_off()
+    told = [f"{name} {r2:.2f}" for name, r2 in zip(grid.names, explained(contexts, grid), strict=True)]
+    text = f"R² of a parameter as told by the tasks of the five nearest contexts: {', '.join(told)}; {judged.protocol}"
+    _note(figure, text)
+    return figure
+
+
+def explained(contexts: np.ndarray, grid: ParameterGrid) -> np.ndarray:
+    """The share of each parameter's variance that the mean over the five cells of the nearest contexts explains.
+
+    Args:
+        contexts: of the cells, [cells, size].
+        grid: of the cells.
+    """
+    from scipy.spatial import KDTree  # noqa: PLC0415  of few runs only
+
+    spread = contexts.std(axis=0)
+    scaled = contexts / np.where(spread > 0, spread, 1)
+    if not np.isfinite(scaled).all() or grid.size < 7:
+        return np.full(len(grid.names), np.nan)
+    _, near = KDTree(scaled).query(scaled, k=6)
+    places = np.stack(np.unravel_index(np.arange(grid.size), grid.shape), axis=1)
+    others = np.array([[each for each in row if each != cell][:5] for cell, row in enumerate(np.asarray(near))])
+    errors = ((places[others].mean(axis=1) - places) ** 2).mean(axis=0)
+    return 1 - errors / np.where(places.var(axis=0) > 0, places.var(axis=0), np.nan)
+
+
 _OF_SPLITS = {"evaluation": draw_evaluation, "adaptation": draw_adaptation, "learning_curves": draw_learning_curves}
 
 FIGURES: Mapping[str, Draw] = {
     "queue": draw_queue,
     **_OF_SPLITS,
     "pictures": draw_pictures,
+    "learned": draw_learned,
+    "contexts": draw_contexts,
 }
 """The package's figures of a run, by name; those of an evaluation show `eval`."""

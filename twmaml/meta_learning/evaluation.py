@@ -126,6 +126,25 @@ class Evaluation:
         at_once = learner.family.evaluated_at_once if learner.tasks_at_once is None else learner.tasks_at_once
         return jax.lax.map(results_of_one, (fixed.tasks, fixed.keys), batch_size=at_once)
 
+    def contexts(
+        self, meta_params: MetaParams, fixed: EvaluationTasks, data: PyTree[Array] = ()
+    ) -> Float[Array, "tasks size"] | None:
+        """The adapted numbers of every task after the inner steps of training; None where weights are adapted."""
+        learner, adaptation = self.learner, self.learner.adaptation
+        if jax.eval_shape(lambda params: adaptation.context(adaptation.start(params)), meta_params) is None:
+            return None
+
+        def context_of_one(task_and_key: tuple[Array, Array]) -> Any:
+            task, key = task_and_key
+            episode, support, adapt_key, _ = learner.begin(key, task, data)
+            loss_of, steps = learner.loss_of(episode, support), max(adaptation.steps, 1)
+            path = adaptation_path(
+                adaptation, learner.model, meta_params, loss_of, adapt_key, steps, adaptation.context
+            )
+            return path[-1]
+
+        return jax.lax.map(context_of_one, (fixed.tasks, fixed.keys), batch_size=learner.family.evaluated_at_once)
+
     def pictures(self, meta_params: MetaParams, data: PyTree[Array] = ()) -> tuple[Float[Array, "tasks axes"], Any]:
         """Three tasks, and the family's pictures of them along the first axis of every array; none if it has none.
 

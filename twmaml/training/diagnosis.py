@@ -45,7 +45,7 @@ def end_failed(
         for run in running(failed):
             with run.isolating_failures():
                 run.finish_figures()
-                _, probabilities, *_ = programs.illustrate(before, run.index)
+                probabilities = programs.illustrate(before, run.index).probabilities
                 run.close(describe_failure(run, failure, probabilities), seconds, len(runs))
 
 

@@ -47,7 +47,7 @@ class Parts:
             return self
         learner = self.renumber(self.learner, numbers)
         evaluations = {
-            name: replace(each, learner=replace(learner, family=each.learner.family))
+            name: replace(each, learner=replace(learner, family=each.learner.family, shots=each.learner.shots))
             for name, each in self.evaluations.items()
         }
         return replace(self, learner=learner, evaluations=evaluations)

@@ -160,8 +160,9 @@ class Tracing:
         needed = max(bytes_taken(program, group.sharding) for program in (train, *evaluate.values()))
         if needed > memory and len(group.members) > 1:
             raise DoesNotFitError(f"{len(group.members)} runs need {needed / 2**30:.2g} GiB of {memory / 2**30:.2g}")
-        illustrate = self._background.submit(_compile_illustrate, group)
-        return Programs(group, train, evaluate, init, fix(), illustrate, self._states, self._metric_names)
+        tasks = fix()
+        illustrate = self._background.submit(_compile_illustrate, group, tasks["eval"])
+        return Programs(group, train, evaluate, init, tasks, illustrate, self._states, self._metric_names)
 
 
 @dataclass(frozen=True)
@@ -252,26 +253,46 @@ class Programs:
         }
         return jax.tree.map(np.asarray, results)
 
-    def illustrate(
-        self, states: RunState, row: int
-    ) -> tuple[PriorityQueue, Float[np.ndarray, " cells"], np.ndarray, dict[str, np.ndarray]]:
-        """One run as figures show it: its queue, its distribution over cells, some tasks and their pictures."""
+    def illustrate(self, states: RunState, row: int) -> "Illustration":
+        """One run as figures show it."""
         shown = (self._group.own, states.meta_params, states.view)
         own, meta_params, view = jax.tree.map(lambda leaf: np.array(np.asarray(leaf)[row]), shown)
-        drawn = self._illustrate.result()(own, meta_params, view, self._group.data["eval"])
-        return view.queue, *jax.device_get(drawn)
+        given = (own, meta_params, view, self.tasks["eval"], self._group.data["eval"])
+        p, tasks, pictures, contexts = jax.device_get(self._illustrate.result()(*given))
+        learned = self._group.parts.learner.adaptation.learned(meta_params)
+        named, _ = jax.tree_util.tree_flatten_with_path(dict(learned))
+        name = partial(jax.tree_util.keystr, simple=True, separator=" ")
+        by_name = {name(path): np.asarray(leaf) for path, leaf in named}
+        return Illustration(view.queue, p, tasks, pictures, contexts, by_name)
 
 
-def _compile_illustrate(group: Group) -> Any:
-    def illustrate(own: Own, meta_params: MetaParams, view: View, data: Any) -> Any:
+class Illustration(NamedTuple):
+    """A run as figures show it."""
+
+    queue: PriorityQueue
+    probabilities: Float[np.ndarray, " cells"]
+    """The sampler's distribution."""
+    tasks: Float[np.ndarray, "tasks axes"]
+    """Those of the pictures."""
+    pictures: Mapping[str, np.ndarray]
+    """The family's, along the first axis of every array; none if it has none."""
+    contexts: Float[np.ndarray, "eval size"] | None
+    """The adapted numbers of the tasks of `eval`, where these are not weights."""
+    learned: Mapping[str, np.ndarray]
+    """Arrays that are learned besides the weights, by name."""
+
+
+def _compile_illustrate(group: Group, fixed: EvaluationTasks) -> Any:
+    def illustrate(own: Own, meta_params: MetaParams, view: View, fixed: EvaluationTasks, data: Any) -> Any:
         parts = group.parts_of(own)
         p = parts.learner.sampler.probabilities(parts.learner.family.grid, view)
-        return p, *parts.evaluations["eval"].pictures(meta_params, data)
+        evaluation = parts.evaluations["eval"]
+        return p, *evaluation.pictures(meta_params, data), evaluation.contexts(meta_params, fixed, data)
 
     own = jax.tree.map(lambda runs: runs[0], group.own)
     state = jax.eval_shape(lambda: group.parts_of(own).learner.init(0))
-    arguments = (own, state.meta_params, state.view, group.data["eval"])
-    return compile_program(jax.jit(illustrate).lower(*arguments), QUICKLY)
+    arguments = (own, state.meta_params, state.view, fixed, group.data["eval"])
+    return compile_program(jax.jit(illustrate, keep_unused=True).lower(*arguments), QUICKLY)
 
 
 def bytes_taken(program: Any, sharding: NamedSharding) -> float:

@@ -231,17 +231,17 @@ def _figure_data(run: Recorder, programs: Programs, shared: Shared, results: Res
     """The data of a run's figures; writes its pictures besides."""
     from twmaml.figures.run import FigureData, Judged  # noqa: PLC0415  imported in the background by now
 
-    queue, probabilities, tasks, arrays = programs.illustrate(states, run.index)
+    shown = programs.illustrate(states, run.index)
     evaluation = shared.parts.evaluations["eval"]
     pictures = None
-    if arrays:
-        pictures = pictures_file.Pictures(tasks / evaluation.grid.scale, arrays)
+    if shown.pictures:
+        pictures = pictures_file.Pictures(shown.tasks / evaluation.grid.scale, shown.pictures)
         pictures_file.write(run.folder, pictures)
     return FigureData(
         title=f"{run.spec.title}, meta-step {run.result.step:,}",
         grid=shared.parts.learner.family.grid,
-        queue=queue,
-        probabilities=probabilities,
+        queue=shown.queue,
+        probabilities=shown.probabilities,
         selects=run.spec.sampler.selects,
         splits={
             name: Judged(each.grid, each.draws, each.metrics, results[name], each.protocol)
@@ -250,6 +250,8 @@ def _figure_data(run: Recorder, programs: Programs, shared: Shared, results: Res
         history=read_metrics(run.folder / "metrics.csv"),
         pictures=pictures,
         draw_picture=evaluation.learner.family.draw_picture,
+        learned=shown.learned,
+        contexts=shown.contexts,
     )
 
 
