@@ -1,0 +1,89 @@
+"""Adaptations crossed with samplers: Markdown tables of mean and tail, and one picture of both.
+
+`python scripts/cross.py FOLDER --picture docs/cross.png` reads a finished sweep of `experiment=cross_adaptations`. Each
+figure is the mean over seeds with its 95 % bootstrap interval; bold where it differs from uniform sampling with the
+same adaptation (paired by seed, sign-flip test, p < .05 after Holm's correction for the samplers).
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from twmaml.analysis.comparison import Comparison
+from twmaml.analysis.finished_runs import Arm, FinishedRun, read_runs
+from twmaml.figures.panels import make_panels, set_title
+
+MEASURES = {"mean": "mean loss", "cvar_10": "CVaR, worst 10 % of the cells"}
+UNIFORM = "uniform"
+
+
+def by_adaptation(runs: Sequence[FinishedRun]) -> dict[str, Comparison]:
+    """A comparison of the samplers for every adaptation."""
+    found: dict[str, dict[str, list[FinishedRun]]] = {}
+    for run in runs:
+        found.setdefault(run.choices["adaptation"], {}).setdefault(run.choices["sampler"], []).append(run)
+    return {
+        adaptation: Comparison([Arm(name, own[name]) for name in sorted(own)], UNIFORM)
+        for adaptation, own in sorted(found.items())
+    }
+
+
+def table(comparisons: Mapping[str, Comparison], key: str, k: int) -> list[str]:
+    """The lines of a measure after k inner steps."""
+    samplers = [arm.name for arm in next(iter(comparisons.values())).arms]
+    lines = [f"| {MEASURES[key]} | {' | '.join(f'`{name}`' for name in samplers)} |"]
+    lines.append("|---" * (len(samplers) + 1) + "|")
+    for adaptation, comparison in comparisons.items():
+        cells = []
+        for name in samplers:
+            value, low, high = (float(part[-1, k]) for part in comparison.estimates[key, name])
+            found = comparison.differences.get((key, name))
+            mark = "**" if found is not None and found.p[k] < 0.05 else ""
+            cells.append(f"{mark}{value:.3g}{mark} [{low:.3g}, {high:.3g}]")
+        lines.append(f"| `{adaptation}` | {' | '.join(cells)} |")
+    return lines
+
+
+def draw(comparisons: Mapping[str, Comparison], k: int, path: Path) -> None:
+    """A panel for each measure: the value of every pair, its colour the ratio to uniform sampling."""
+    samplers = [arm.name for arm in next(iter(comparisons.values())).arms]
+    figure, (row,) = make_panels(1, len(MEASURES), 7.0, 4.6, left=1.3, bottom=1.1, right=0.3)
+    for axes, (key, label) in zip(row, MEASURES.items(), strict=True):
+        values = np.array([[c.estimates[key, name].value[-1, k] for name in samplers] for c in comparisons.values()])
+        ratios = np.log2(values / values[:, samplers.index(UNIFORM), None])
+        most = float(np.abs(ratios[np.isfinite(ratios)]).max())
+        axes.imshow(ratios, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
+        for (i, j), value in np.ndenumerate(values):
+            found = [*comparisons.values()][i].differences.get((key, samplers[j]))
+            sure = found is not None and found.p[k] < 0.05
+            axes.text(j, i, f"{value:.3g}", ha="center", va="center", fontweight="bold" if sure else "normal")
+        axes.set_xticks(range(len(samplers)), samplers, rotation=30, ha="right")
+        axes.set_yticks(range(len(comparisons)), [*comparisons])
+        set_title(axes, f"{label} after {k} inner steps")
+    title = "red: worse than uniform sampling with the same adaptation, blue: better; bold: p < .05 after Holm"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Prints the tables and draws the picture."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--inner-steps", type=int, help="after which they are compared; by default the last")
+    parser.add_argument("--picture", type=Path)
+    arguments = parser.parse_args()
+    runs, left_out = read_runs([arguments.folder])
+    comparisons = by_adaptation(runs)
+    first = next(iter(comparisons.values()))
+    k = first.inner_steps[-1] if arguments.inner_steps is None else arguments.inner_steps
+    print(f"After {first.reached} and {k} inner steps; {len(runs)} runs, {len(left_out)} left out.\n")
+    for key in MEASURES:
+        print("\n".join([*table(comparisons, key, k), ""]))
+    if arguments.picture:
+        draw(comparisons, k, arguments.picture)
+
+
+if __name__ == "__main__":
+    main()
