@@ -36,12 +36,13 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, help="where to write (default: comparison[_SPLIT][_BUDGET]/ in the first folder)"
     )
+    parser.add_argument("--full", action="store_true", help="print every table, not only the answer with its own")
     arguments = parser.parse_args()
     split, budget = arguments.split, arguments.budget
     own = [*([] if split == "eval" else [split]), *([] if budget == "meta_steps" else [budget])]
     output = arguments.output or arguments.folders[0] / "_".join(["comparison", *own])
     with in_one_line():
-        compare(arguments.folders, arguments.baseline, split, budget, output, draw_picture_of)
+        compare(arguments.folders, arguments.baseline, split, budget, output, arguments.full, draw_picture_of)
 
 
 def draw_picture_of(config: Mapping[str, Any]) -> "DrawPicture | None":

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from twmaml.analysis.alignment import Budget, budgets_of, spent_by
+from twmaml.analysis.answer import answer
 from twmaml.analysis.comparison import Comparison
 from twmaml.analysis.finished_runs import Arm, differing_keys
 from twmaml.analysis.health import HEALTH
@@ -33,6 +34,7 @@ def page_data(comparison: Comparison, notes: Sequence[str], output: Path) -> dic
         "made": time.strftime("%Y-%m-%d %H:%M"),
         "command": shlex.join(["python", "-m", "twmaml.compare", *sys.argv[1:]]),
         "baseline": comparison.baseline,
+        "answer": answer(comparison),
         "notes": list(notes),
         "samplers": _samplers(arms, output),
         "inner_steps": comparison.inner_steps,

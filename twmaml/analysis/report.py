@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from twmaml.analysis.comparison import Comparison, DrawPicture
     from twmaml.analysis.finished_runs import Arm, FinishedRun, LeftOut
 
-FEW_SEEDS = 5
-"""With fewer, an interval says little: a bootstrap of so few values is too narrow."""
-
 
 def compare(
     folders: Sequence[Path],
@@ -24,6 +21,7 @@ def compare(
     split: str,
     budget: str,
     output: Path,
+    full: bool,
     draw_picture_of: "Callable[[Mapping[str, Any]], DrawPicture | None]",
 ) -> "Comparison":
     """Reads the runs, prints the tables, and writes a page, figures and two CSV files to a folder.
@@ -34,6 +32,7 @@ def compare(
         split: the tasks on which the runs are compared.
         budget: the key of what each run has spent as much of where they are compared.
         output: the folder.
+        full: prints every table, not only the answer with its own.
         draw_picture_of: draws the pictures of the family in a configuration, if that may be built.
 
     Raises:
@@ -61,7 +60,7 @@ def compare(
         (output / "figures").mkdir(parents=True, exist_ok=True)
         status.update("resampling")
         notes = describe_limits(comparison, left_out)
-        print_tables(console, comparison, notes)
+        print_tables(console, comparison, notes, full)
         write_statistics(comparison, output / "statistics.csv")
         write_cells(comparison, output / "cells.csv")
         status.update("writing the page")
@@ -117,6 +116,8 @@ def describe_limits(comparison: "Comparison", left_out: "Sequence[LeftOut]") -> 
 
 def _limits_of_seeds(comparison: "Comparison") -> Iterator[str]:
     """Intervals and tests that few seeds cannot give."""
+    from twmaml.analysis.answer import FEW_SEEDS  # noqa: PLC0415
+
     seeds, others = [len(arm.runs) for arm in comparison.arms], len(comparison.arms) - 1
     if min(seeds) == 1:
         yield "With one seed little can be concluded: no interval can be given."

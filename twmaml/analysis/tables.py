@@ -11,6 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from twmaml.analysis.alignment import META_STEPS
+from twmaml.analysis.answer import answer, overview
 from twmaml.analysis.budgets import at_budget, units_of
 from twmaml.analysis.comparison import Comparison
 from twmaml.analysis.finished_runs import Arm
@@ -31,17 +32,27 @@ _COLUMNS = 6
 """Columns of a table; the rest goes into another one."""
 
 
-def print_tables(console: Any, comparison: Comparison, notes: Sequence[str]) -> None:
-    """Prints what the runs came to in the end, and the notes."""
+def print_tables(console: Any, comparison: Comparison, notes: Sequence[str], full: bool) -> None:
+    """Prints the answer and its table, the notes, and if `full` every table and the worst tasks."""
+    console.print(answer(comparison), markup=False)
+    console.print(overview(comparison))
     example = comparison.arms[0].runs[0]
     counts = sorted({len(arm.runs) for arm in comparison.arms})
     console.print(
         f"{comparison.task}: {len(comparison.arms)} samplers, {' to '.join(map(str, counts))} seeds each, "
-        f"{len(example.evaluations.tasks):,} tasks after {comparison.reached}. "
-        "Mean over seeds \\[95 % bootstrap interval over seeds]."
+        f"{len(example.evaluations.tasks):,} tasks after {comparison.reached}."
+        + (" Mean over seeds \\[95 % bootstrap interval over seeds]." if full else ""),
+        soft_wrap=True,
     )
     for protocol in comparison.protocols:
         console.print(f"Protocol: {protocol}", markup=False, soft_wrap=True)
+    for note in notes:
+        console.print(f"  note: {note}", markup=False, soft_wrap=True)
+    if full:
+        _print_everything(console, comparison)
+
+
+def _print_everything(console: Any, comparison: Comparison) -> None:
     for table in [
         *_tables_of_values(comparison),
         _table_by_inner_steps(comparison),
@@ -55,8 +66,6 @@ def print_tables(console: Any, comparison: Comparison, notes: Sequence[str]) -> 
             where = describe_task(comparison.grid, np.array(list(worst.task.values())))
             line = f"{where} (seed {worst.seed}): {comparison.lead.label} {worst.value:.3g}"
             console.print(f"  worst task of {arm.name}: {line}", markup=False)
-    for note in notes:
-        console.print(f"  note: {note}", markup=False, soft_wrap=True)
 
 
 def _table(comparison: Comparison, title: str, columns: Sequence[str], cell: Callable[[Arm, int], str]) -> Table:

@@ -1,0 +1,108 @@
+"""The sentence that a comparison begins with, and its table, on constructed losses."""
+
+import io
+import re
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from tests.conftest import write_run
+from twmaml.analysis.answer import answer, overview
+from twmaml.analysis.comparison import Comparison
+from twmaml.analysis.finished_runs import group_runs, read_runs
+
+
+def losses_of(seed, change=0.0, tail=0.0):
+    """Of 12 cells; all are changed by `change`, the two worst by `tail` besides."""
+    of_seed = np.random.default_rng(seed).normal(0, 0.05)
+    of_cells = np.linspace(1.0, 2.0, 12) + of_seed + change + np.where(np.arange(12) >= 10, tail, 0.0)
+    return np.broadcast_to(of_cells[None, :, None], (2, 12, 6)).copy()
+
+
+def compared(folder, seeds=10, **samplers):
+    """A comparison of uniform sampling with samplers that differ from it as their arguments say."""
+    for name, changes in {"uniform": {}, **samplers}.items():
+        for seed in range(seeds):
+            luck = np.random.default_rng([seed, len(name)]).normal(0, 0.02)
+            losses = losses_of(seed, **changes) + luck if isinstance(changes, dict) else changes
+            write_run(folder / name / str(seed), losses, seed=seed, sampler=name)
+    return Comparison(group_runs(read_runs([folder])[0]), "uniform")
+
+
+def told(text, words):
+    """The number behind some words, which lies in its interval."""
+    found = re.search(rf"{words} ([\d.]+) \[([\d.]+), ([\d.]+)\]", text)
+    assert found, text
+    value, low, high = map(float, found.groups())
+    assert low <= value <= high
+    return value
+
+
+def test_a_clear_win_is_told_with_its_size(tmp_path):
+    text = answer(compared(tmp_path, weighted={"change": -0.3, "tail": -0.2}))
+    assert text.startswith("Against uniform, ")
+    assert told(text, "weighted lowers the mean by") == pytest.approx(0.33, abs=0.03)
+    assert told(text, "weighted lowers the worst tenth by") == pytest.approx(0.5, abs=0.05)
+    assert "raises" not in text
+    assert "(10 seeds, p < 0.05 after Holm's correction)" in text
+
+
+def test_a_clear_loss_is_told_as_one(tmp_path):
+    text = answer(compared(tmp_path, weighted={"change": 0.3}))
+    assert told(text, "weighted raises the mean by") == pytest.approx(0.3, abs=0.03)
+    assert "lowers" not in text
+
+
+def test_wins_and_losses_stand_apart(tmp_path):
+    text = answer(compared(tmp_path, weighted={"change": 0.3}, delta={"change": -0.3}, importance={"change": -0.5}))
+    assert told(text, "importance lowers the mean by") == pytest.approx(0.5, abs=0.03)
+    assert told(text, "weighted raises the mean by") == pytest.approx(0.3, abs=0.03)
+    assert re.search(r"importance lowers the mean by [^;]*, delta by [^;]*; weighted raises the mean", text)
+
+
+def test_a_change_of_the_tail_alone_leaves_the_mean_unchanged(tmp_path):
+    text = answer(compared(tmp_path, weighted={"change": 0.025, "tail": -0.15}))
+    assert text.startswith("Against uniform, weighted lowers the worst tenth by ")
+    assert "no sampler changes the mean" in text
+    assert told(text, "weighted lowers the worst tenth by") == pytest.approx(0.125, abs=0.03)
+
+
+def test_nothing_is_told_where_nothing_differs(tmp_path):
+    text = answer(compared(tmp_path, weighted={}, delta={}))
+    assert text.startswith("No sampler is told apart from uniform")
+
+
+def test_too_few_seeds_tell_nothing(tmp_path):
+    text = answer(compared(tmp_path, seeds=3, weighted={"change": -0.5}))
+    assert text.startswith("With 3 seeds nothing can be told")
+
+
+def test_five_seeds_are_judged_by_their_intervals(tmp_path):
+    text = answer(compared(tmp_path, seeds=5, weighted={"change": -0.5}))
+    assert told(text, "weighted lowers the mean by") == pytest.approx(0.5, abs=0.03)
+    assert "(5 seeds, by their intervals, too few for a test)" in text
+
+
+def test_where_everything_has_diverged_there_is_nothing_to_compare(tmp_path):
+    text = answer(compared(tmp_path, weighted=np.full((2, 12, 6), np.nan)))
+    assert text.startswith("Too many tasks have diverged")
+
+
+def test_a_sampler_alone_is_compared_with_nothing(tmp_path):
+    assert answer(compared(tmp_path)).startswith("There is only uniform")
+
+
+@pytest.mark.parametrize("columns", [80, 100, 200])
+def test_the_table_fits_and_marks_what_is_better_and_worse(columns, tmp_path):
+    names = {"importance_delta": {"change": -0.3}, "risk_prediction": {"change": 0.3}, "learning_progress": {}}
+    console = Console(width=columns, record=True, file=io.StringIO())
+    console.print(overview(compared(tmp_path, **names)))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= columns
+    assert len(lines) == 2 + 4 + 1  # title and head, a row each, what the marks mean: nothing is wrapped
+    marks = {line.split()[0]: ("✔" in line, "✘" in line) for line in lines[2:6]}
+    assert marks["importance_delta"] == (True, False)
+    assert marks["risk_prediction"] == (False, True)
+    assert marks["learning_progress"] == marks["uniform"] == (False, False)
+    assert "…" not in console.export_text()
