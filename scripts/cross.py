@@ -1,8 +1,9 @@
 """Adaptations crossed with samplers: Markdown tables of mean and tail, and one picture of both.
 
 `python scripts/cross.py FOLDER --picture docs/cross.png` reads a finished sweep of `experiment=cross_adaptations`. Each
-figure is the mean over seeds with its 95 % bootstrap interval; bold where it differs from uniform sampling with the
-same adaptation (paired by seed, sign-flip test, p < .05 after Holm's correction for the samplers).
+figure is the mean over seeds with its 95 % bootstrap interval, after as many inner steps as were trained; bold where it
+differs from uniform sampling with the same adaptation (paired by seed, sign-flip test, p < .05 after Holm's correction
+for the samplers).
 """
 
 import argparse
@@ -30,13 +31,19 @@ def by_adaptation(runs: Sequence[FinishedRun]) -> dict[str, Comparison]:
     }
 
 
-def table(comparisons: Mapping[str, Comparison], key: str, k: int) -> list[str]:
-    """The lines of a measure after k inner steps."""
+def trained_steps(comparison: Comparison) -> int:
+    """The inner steps that the runs of an adaptation were trained for."""
+    (steps,) = {run.composed["adaptation"]["steps"] for run in comparison.runs}
+    return steps
+
+
+def table(comparisons: Mapping[str, Comparison], key: str) -> list[str]:
+    """The lines of a measure."""
     samplers = [arm.name for arm in next(iter(comparisons.values())).arms]
     lines = [f"| {MEASURES[key]} | {' | '.join(f'`{name}`' for name in samplers)} |"]
     lines.append("|---" * (len(samplers) + 1) + "|")
     for adaptation, comparison in comparisons.items():
-        cells = []
+        cells, k = [], trained_steps(comparison)
         for name in samplers:
             value, low, high = (float(part[-1, k]) for part in comparison.estimates[key, name])
             found = comparison.differences.get((key, name))
@@ -46,22 +53,26 @@ def table(comparisons: Mapping[str, Comparison], key: str, k: int) -> list[str]:
     return lines
 
 
-def draw(comparisons: Mapping[str, Comparison], k: int, path: Path) -> None:
+def draw(comparisons: Mapping[str, Comparison], path: Path) -> None:
     """A panel for each measure: the value of every pair, its colour the ratio to uniform sampling."""
     samplers = [arm.name for arm in next(iter(comparisons.values())).arms]
     figure, (row,) = make_panels(1, len(MEASURES), 7.0, 4.6, left=1.3, bottom=1.1, right=0.3)
     for axes, (key, label) in zip(row, MEASURES.items(), strict=True):
-        values = np.array([[c.estimates[key, name].value[-1, k] for name in samplers] for c in comparisons.values()])
+        values = np.array(
+            [[c.estimates[key, name].value[-1, trained_steps(c)] for name in samplers] for c in comparisons.values()]
+        )
         ratios = np.log2(values / values[:, samplers.index(UNIFORM), None])
         most = float(np.abs(ratios[np.isfinite(ratios)]).max())
         axes.imshow(ratios, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
         for (i, j), value in np.ndenumerate(values):
-            found = [*comparisons.values()][i].differences.get((key, samplers[j]))
-            sure = found is not None and found.p[k] < 0.05
+            comparison = [*comparisons.values()][i]
+            found = comparison.differences.get((key, samplers[j]))
+            sure = found is not None and found.p[trained_steps(comparison)] < 0.05
             axes.text(j, i, f"{value:.3g}", ha="center", va="center", fontweight="bold" if sure else "normal")
         axes.set_xticks(range(len(samplers)), samplers, rotation=30, ha="right")
-        axes.set_yticks(range(len(comparisons)), [*comparisons])
-        set_title(axes, f"{label} after {k} inner steps")
+        names = [f"{name}, {trained_steps(comparison)}" for name, comparison in comparisons.items()]
+        axes.set_yticks(range(len(comparisons)), names)
+        set_title(axes, f"{label} after the inner steps of training")
     title = "red: worse than uniform sampling with the same adaptation, blue: better; bold: p < .05 after Holm"
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     figure.savefig(path, dpi=120)
@@ -71,18 +82,16 @@ def main() -> None:
     """Prints the tables and draws the picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--inner-steps", type=int, help="after which they are compared; by default the last")
     parser.add_argument("--picture", type=Path)
     arguments = parser.parse_args()
     runs, left_out = read_runs([arguments.folder])
     comparisons = by_adaptation(runs)
-    first = next(iter(comparisons.values()))
-    k = first.inner_steps[-1] if arguments.inner_steps is None else arguments.inner_steps
-    print(f"After {first.reached} and {k} inner steps; {len(runs)} runs, {len(left_out)} left out.\n")
+    reached = next(iter(comparisons.values())).reached
+    print(f"After {reached}; {len(runs)} runs, {len(left_out)} left out.\n")
     for key in MEASURES:
-        print("\n".join([*table(comparisons, key, k), ""]))
+        print("\n".join([*table(comparisons, key), ""]))
     if arguments.picture:
-        draw(comparisons, k, arguments.picture)
+        draw(comparisons, arguments.picture)
 
 
 if __name__ == "__main__":

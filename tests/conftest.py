@@ -278,6 +278,7 @@ def write_run(
     pictures=None,
     trained=None,
     counted=True,
+    choices=None,
     **changes,
 ):
     """The files of a finished run, without training.
@@ -296,6 +297,7 @@ def write_run(
         pictures: of three tasks.
         trained: tasks of a meta-step whose weight is not 0, if not all.
         counted: whether metrics.csv has how many tasks were paid for.
+        choices: of further groups.
         changes: to other keys of the configuration.
     """
     losses = np.full((3, grid.size, 6), 1.0 + seed) if losses is None else losses
@@ -316,7 +318,8 @@ def write_run(
     hydra.mkdir(parents=True, exist_ok=True)
     folder.mkdir(exist_ok=True)
     OmegaConf.save(config, hydra / "config.yaml")
-    OmegaConf.save({"hydra": {"runtime": {"choices": {"sampler": sampler, "task": task}}}}, hydra / "hydra.yaml")
+    chosen = {"sampler": sampler, "task": task, **(choices or {})}
+    OmegaConf.save({"hydra": {"runtime": {"choices": chosen}}}, hydra / "hydra.yaml")
     metrics = [SCORE, *(metric for metric, _ in further)]
     scales = np.array([axis.scale for axis in grid.axes.values()])
     steps = [10 * i for i in range(evaluations)]

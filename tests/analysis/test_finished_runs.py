@@ -190,6 +190,19 @@ def test_arms_are_runs_that_differ_only_in_their_seed(tmp_path):
     assert differing_keys([arm.runs[0] for arm in arms]) == ["sampler.signal", "sampler.uniform_fraction"]
 
 
+def test_arms_of_several_adaptations_are_called_by_them_and_by_what_differs_within_one(tmp_path):
+    kinds = [("anil", {"head": 1, "rate": 0.1}), ("maml", {"rate": 0.1}), ("maml", {"rate": 0.2})]
+    for number, (name, keys) in enumerate(kinds):
+        choices = {"adaptation": name, "model": "mlp"}
+        write_run(tmp_path / str(number), adaptation={"steps": 1, **keys}, choices=choices)
+    arms = [arm.name for arm in group_runs(read_runs([tmp_path])[0])]
+    assert arms == [
+        "uniform adaptation=anil",
+        "uniform adaptation=maml adaptation.rate=0.1",
+        "uniform adaptation=maml adaptation.rate=0.2",
+    ]
+
+
 def test_interpolations_are_resolved(tmp_path):
     write_run(tmp_path / "0", sampler_config={"signal": "losses", "uniform_fraction": "${sampling.uniform_fraction}"})
     assert OmegaConf.load(tmp_path / "0/.hydra/config.yaml")

@@ -29,6 +29,9 @@ _INCIDENTAL = (
     "sampling",
 )
 
+NAMED_PARTS = ("adaptation", "model")
+"""Configuration groups by whose choice runs are told apart, instead of by every key below them."""
+
 
 class LeftOut(NamedTuple):
     """A folder that is not compared."""
@@ -270,8 +273,8 @@ def _stack(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
 def group_runs(runs: Sequence[FinishedRun]) -> list[Arm]:
     """Runs that differ only in their seed, under the name of their sampler.
 
-    Where one sampler has several configurations, the name tells them apart by the keys that differ. Of a seed that was
-    trained twice the first run counts.
+    Where one sampler has several configurations, the name tells them apart by the adaptation and the model, and by the
+    keys that differ besides. Of a seed that was trained twice the first run counts.
     """
     by_config: dict[str, dict[int, FinishedRun]] = {}
     for run in runs:
@@ -281,9 +284,13 @@ def group_runs(runs: Sequence[FinishedRun]) -> list[Arm]:
     groups = [[seeds[seed] for seed in sorted(seeds)] for seeds in by_config.values()]
     arms = []
     for group in groups:
-        sampler = group[0].choices["sampler"]
+        first, sampler = group[0], group[0].choices["sampler"]
         same = [other[0] for other in groups if other[0].choices["sampler"] == sampler]
-        own = [f"{key}={group[0].config.get(key)}" for key in differing_keys(same)]
+        parts = [part for part in NAMED_PARTS if len({run.choices.get(part) for run in same}) > 1]
+        alike = [run for run in same if all(run.choices.get(part) == first.choices.get(part) for part in parts)]
+        own = [f"{part}={first.choices.get(part)}" for part in parts]
+        own += [f"{key}={first.config.get(key)}" for key in differing_keys(same) if key.split(".")[0] not in parts]
+        own += [f"{key}={first.config.get(key)}" for key in differing_keys(alike) if key.split(".")[0] in parts]
         arms.append(Arm(" ".join([sampler, *own]), group))
     return sorted(arms, key=lambda arm: arm.name)
 

@@ -161,12 +161,15 @@ def _limits_of_runs(comparison: "Comparison") -> Iterator[str]:
     """Differences between the runs besides their samplers."""
     from twmaml.analysis.alignment import META_STEPS  # noqa: PLC0415
     from twmaml.analysis.budgets import units_of  # noqa: PLC0415
-    from twmaml.analysis.finished_runs import differing_keys  # noqa: PLC0415
+    from twmaml.analysis.finished_runs import NAMED_PARTS, differing_keys  # noqa: PLC0415
 
     arms = comparison.arms
     own = ("sampler.", "evaluation.", "steps")
-    if others := [key for key in differing_keys([arm.runs[0] for arm in arms]) if not key.startswith(own)]:
-        yield f"Not only the samplers differ, but also {', '.join(others)}."
+    firsts = [arm.runs[0] for arm in arms]
+    chosen = [part for part in NAMED_PARTS if len({run.choices.get(part) for run in firsts}) > 1]
+    others = [key for key in differing_keys(firsts) if not key.startswith((*own, *(f"{part}." for part in chosen)))]
+    if chosen or others:
+        yield f"Not only the samplers differ, but also {', '.join([*chosen, *others])}."
     if "seconds" not in units_of(comparison):
         yield "Seconds are no budget here: not all speeds were measured with as many runs at once."
     if len({len(arm.runs) for arm in arms}) > 1:
