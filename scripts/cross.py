@@ -1,6 +1,6 @@
 """Adaptations crossed with samplers: Markdown tables of mean and tail, and one picture of both.
 
-`python scripts/cross.py FOLDER --picture docs/cross.png` reads a finished sweep of `experiment=cross_adaptations`. Each
+`python scripts/cross.py FOLDER ... --picture docs/cross.png` reads a finished sweep of `experiment=cross_adaptations`. Each
 figure is the mean over seeds with its 95 % bootstrap interval, after as many inner steps as were trained; bold where it
 differs from uniform sampling with the same adaptation (paired by seed, sign-flip test, p < .05 after Holm's correction
 for the samplers).
@@ -81,10 +81,10 @@ def draw(comparisons: Mapping[str, Comparison], path: Path) -> None:
 def main() -> None:
     """Prints the tables and draws the picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--picture", type=Path)
     arguments = parser.parse_args()
-    runs, left_out = read_runs([arguments.folder])
+    runs, left_out = read_runs(arguments.folders)
     comparisons = by_adaptation(runs)
     reached = next(iter(comparisons.values())).reached
     print(f"After {reached}; {len(runs)} runs, {len(left_out)} left out.\n")

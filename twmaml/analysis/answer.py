@@ -70,7 +70,7 @@ def _part(changes: Sequence[Change], words: str) -> str:
     text = f"{first.arm} {'lowers' if first.value < 0 else 'raises'} {words} by {_size(first)}"
     text += "".join(f", {each.arm} by {_size(each)}" for each in others)
     left = len(changes) - _MOST_NAMED
-    return text + (f", and {left} more less" if left > 0 else "")
+    return text + (f", and {left} other{'s' * (left > 1)} by less" if left > 0 else "")
 
 
 def _size(change: Change) -> str:
@@ -103,8 +103,8 @@ def changes_of(comparison: Comparison, statistic: str) -> dict[str, Change]:
 def overview(comparison: Comparison) -> Table:
     """One table of at most 80 columns: mean, worst tenth, their differences to the baseline, spread over seeds."""
     k, lead = comparison.inner_steps[-1], comparison.lead
-    seeds = sorted({len(arm.runs) for arm in comparison.arms})
-    of_seeds = f"{' to '.join(map(str, seeds))} seed{'s' * (seeds[-1] > 1)}"
+    seeds = [len(arm.runs) for arm in comparison.arms]
+    of_seeds = f"{' to '.join(map(str, sorted({min(seeds), max(seeds)})))} seed{'s' * (max(seeds) > 1)}"
     table = Table(box=None, padding=(0, 0, 0, 1), header_style="bold", title_style="bold", title_justify="left")
     table.title = f"{label_of(lead)} after {k} inner steps, {of_seeds}"
     if comparison.differences:

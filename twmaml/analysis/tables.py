@@ -37,9 +37,10 @@ def print_tables(console: Any, comparison: Comparison, notes: Sequence[str], ful
     console.print(answer(comparison), markup=False)
     console.print(overview(comparison))
     example = comparison.arms[0].runs[0]
-    counts = sorted({len(arm.runs) for arm in comparison.arms})
+    counts = [len(arm.runs) for arm in comparison.arms]
+    seeds = " to ".join(map(str, sorted({min(counts), max(counts)})))
     console.print(
-        f"{comparison.task}: {len(comparison.arms)} samplers, {' to '.join(map(str, counts))} seeds each, "
+        f"{comparison.task}: {len(comparison.arms)} samplers, {seeds} seeds each, "
         f"{len(example.evaluations.tasks):,} tasks after {comparison.reached}."
         + (" Mean over seeds \\[95 % bootstrap interval over seeds]." if full else ""),
         soft_wrap=True,
