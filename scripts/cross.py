@@ -1,9 +1,9 @@
 """Adaptations crossed with samplers: Markdown tables of mean and tail, and one picture of both.
 
-`python scripts/cross.py FOLDER ... --picture docs/cross.png` reads a finished sweep of `experiment=cross_adaptations`. Each
-figure is the mean over seeds with its 95 % bootstrap interval, after as many inner steps as were trained; bold where it
-differs from uniform sampling with the same adaptation (paired by seed, sign-flip test, p < .05 after Holm's correction
-for the samplers).
+`python scripts/cross.py FOLDER ... --picture docs/cross.png` reads a finished sweep of `experiment=cross_adaptations`.
+Each figure is the mean over seeds with its 95 % bootstrap interval, after as many inner steps as were trained; bold
+where it differs from uniform sampling with the same adaptation (paired by seed, sign-flip test, p < .05 after Holm's
+correction for the samplers).
 """
 
 import argparse
