@@ -56,7 +56,7 @@ def table(comparisons: Mapping[str, Comparison], key: str) -> list[str]:
 def draw(comparisons: Mapping[str, Comparison], path: Path) -> None:
     """A panel for each measure: the value of every pair, its colour the ratio to uniform sampling."""
     samplers = [arm.name for arm in next(iter(comparisons.values())).arms]
-    figure, (row,) = make_panels(1, len(MEASURES), 7.0, 4.6, left=1.3, bottom=1.1, right=0.3)
+    figure, (row,) = make_panels(1, len(MEASURES), 7.0, 4.6, left=1.7, bottom=1.1, right=0.3)
     for axes, (key, label) in zip(row, MEASURES.items(), strict=True):
         values = np.array(
             [[c.estimates[key, name].value[-1, trained_steps(c)] for name in samplers] for c in comparisons.values()]
@@ -68,10 +68,13 @@ def draw(comparisons: Mapping[str, Comparison], path: Path) -> None:
             comparison = [*comparisons.values()][i]
             found = comparison.differences.get((key, samplers[j]))
             sure = found is not None and found.p[trained_steps(comparison)] < 0.05
-            axes.text(j, i, f"{value:.3g}", ha="center", va="center", fontweight="bold" if sure else "normal")
+            colour = "white" if abs(ratios[i, j]) > 0.6 * most else "black"
+            weight = "bold" if sure else "normal"
+            axes.text(j, i, f"{value:.3g}", ha="center", va="center", fontweight=weight, color=colour)
         axes.set_xticks(range(len(samplers)), samplers, rotation=30, ha="right")
         names = [f"{name}, {trained_steps(comparison)}" for name, comparison in comparisons.items()]
         axes.set_yticks(range(len(comparisons)), names)
+        axes.set_ylabel("adaptation, its inner steps")
         set_title(axes, f"{label} after the inner steps of training")
     title = "red: worse than uniform sampling with the same adaptation, blue: better; bold: p < .05 after Holm"
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
