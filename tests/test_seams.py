@@ -89,7 +89,7 @@ def test_a_sampler_with_state_is_swept_saved_alone_and_compared(examples, train,
     assert arrays[1]["sampler"].shape == (20,)  # its own entry, without those of the others
     assert "sampler/largest_average" in read_metrics(examples / "sweep/2/metrics.csv")
     assert "sampler/largest_average" not in read_metrics(examples / "sweep/0/metrics.csv")
-    output = succeed(run("-m", "twmaml.compare", "sweep", folder=examples, environment=environment)).stdout
+    output = succeed(run("-m", "twmaml.compare", "sweep", "--full", folder=examples, environment=environment)).stdout
     assert re.search(r"│ smoothed +│", output)
     assert '"smoothed"' in (examples / "sweep/comparison/index.html").read_text()
 
@@ -128,7 +128,7 @@ def test_a_family_with_classes_goes_through_everything(examples, train, environm
 
     succeed(train("resume=sweep", "steps=500", small=False))
     assert read_metrics(folder / "metrics.csv")["step"][-1] == 500
-    output = succeed(run("-m", "twmaml.compare", "sweep", folder=examples, environment=environment)).stdout
+    output = succeed(run("-m", "twmaml.compare", "sweep", "--full", folder=examples, environment=environment)).stdout
     assert output.index("accuracy after") < output.index("cross-entropy")
     page = (examples / "sweep/comparison/index.html").read_text()
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)

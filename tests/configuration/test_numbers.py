@@ -84,11 +84,12 @@ def test_a_number_is_an_argument_where_a_part_neither_decides_by_it_nor_keeps_wh
     monkeypatch.syspath_prepend(tmp_path)
     numbers = ["power=1.5", "base=0.5", "shown=0.5", "threshold=0.5"]
     own = ["sampler._target_=tempered_sampler.Tempered", *(f"+sampler.{each}" for each in numbers)]
-    tiny = ["task.amplitude.cells=2", "task.phase.cells=2", *SMALL]
+    init = "+model.weight_init={_target_: jax.nn.initializers.truncated_normal, stddev: 0.1}"
+    tiny = ["task.amplitude.cells=2", "task.phase.cells=2", init, *SMALL]
     parts = build("sampler=uniform", *own, *tiny)
     others = {f"sampler.{name}": 0.7 for name in ("power", "base", "shown", "threshold")}
     others |= {"adaptation.learning_rate": 0.02, "adaptation.decay": 0.9, "optimizer.learning_rate": 0.02}
-    nodes = parts.renumber.args[0]  # type: ignore[attr-defined]
-    allowed = {"sampler.shown", "adaptation.learning_rate", "optimizer.learning_rate"}
-    assert may_be_arguments(parts, nodes, others) == allowed
-    assert may_be_arguments(parts, nodes, {"optimizer.learning_rate": 0.02}) == {"optimizer.learning_rate"}
+    others["model.weight_init.stddev"] = 0.2
+    refused = {"sampler.power", "sampler.base", "sampler.threshold", "adaptation.decay"}
+    assert may_be_arguments(parts, others) == {*others} - refused
+    assert may_be_arguments(parts, {"optimizer.learning_rate": 0.02}) == {"optimizer.learning_rate"}

@@ -39,7 +39,7 @@ def learner(make_learner):
 
 def group_of(learner, evaluations, data, samplers):
     """A group of a run of each sampler, with the seeds 0, 1, ..."""
-    whole = Parts(learner, evaluations, data, 0, {}, [], lambda learner, _: learner)
+    whole = Parts(learner, evaluations, data, 0, {}, [], {}, lambda _, learner, __: learner)
     parts = [replace(whole, learner=replace(learner, sampler=sampler)) for sampler in samplers]
     return Group(parts, range(len(parts)), [{}] * len(parts))
 

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import hydra
@@ -73,7 +72,9 @@ def build_parts(cfg: DictConfig, settings: Settings) -> Parts:
     with attributing_errors(parts):
         needs = _check_programs(learner, evaluations, data, f"model (of {count:.3g} weights)")
     nodes: dict[str, Any] = {key: OmegaConf.to_container(cfg[key], resolve=True) for key in NUMBERED}
-    return Parts(learner, evaluations, data, fingerprint(data), figures, needs, partial(renumber, nodes))
+    if "outputs" in nodes["model"]:
+        nodes["model"]["outputs"] = family.outputs
+    return Parts(learner, evaluations, data, fingerprint(data), figures, needs, nodes, renumber)
 
 
 def _check_parts(learner: MetaLearner) -> dict[str, Any]:

@@ -56,15 +56,14 @@ def renumber(nodes: Mapping[str, Any], learner: MetaLearner, numbers: Mapping[st
     return replace(learner, **parts)
 
 
-def may_be_arguments(parts: Parts, nodes: Mapping[str, Any], others: Mapping[str, float]) -> set[str]:
+def may_be_arguments(parts: Parts, others: Mapping[str, float]) -> set[str]:
     """The keys of those numbers around which the parts can be traced, and of which they keep nothing else.
 
     Args:
         parts: of one job.
-        nodes: their configurations.
         others: by key, a number that another job has there.
     """
-    kept = {key: other for key, other in others.items() if _keeps_nothing_else(parts.learner, nodes, key, other)}
+    kept = {key: other for key, other in others.items() if _keeps_nothing_else(parts, key, other)}
     if not kept or _can_be_traced(parts, kept):
         return {*kept}
     return {key for key, other in kept.items() if _can_be_traced(parts, {key: other})}
@@ -103,12 +102,12 @@ def _renumber(built: Any, node: Mapping[str, Any], numbers: Mapping[str, Any]) -
     return changed
 
 
-def _keeps_nothing_else(learner: MetaLearner, nodes: Mapping[str, Any], key: str, other: float) -> bool:
+def _keeps_nothing_else(parts: Parts, key: str, other: float) -> bool:
     """Whether a part that is built with another number differs in that number only, and in nothing made of it."""
     ((part, numbers),) = _nest({key: other}).items()
     try:
-        anew = hydra.utils.instantiate(nodes[part], _convert_="all", **numbers)
-        return _same(_renumber(getattr(learner, part), nodes[part], numbers), anew)
+        anew = hydra.utils.instantiate(parts.nodes[part], _convert_="all", **numbers)
+        return _same(_renumber(getattr(parts.learner, part), parts.nodes[part], numbers), anew)
     except Exception:  # of a user's own part
         return False
 

@@ -157,7 +157,7 @@ def arguments_of(config: Mapping[str, Any], others: Mapping[str, float]) -> set[
     """The keys of those numbers of a job that may be arguments of its program, of some that another job has."""
     key = build_key(config), json.dumps(others, sort_keys=True)
     if key not in _arguments:
-        _arguments[key] = may_be_arguments(build_once(config), config, others)
+        _arguments[key] = may_be_arguments(build_once(config), others)
     return _arguments[key]
 
 

@@ -26,8 +26,10 @@ class Parts:
     figures: Mapping[str, Callable[..., Any]]
     """Figures of the user's own by name."""
     needs: Sequence[Need]
-    renumber: Callable[[MetaLearner, Mapping[str, Number]], MetaLearner]
-    """The learner with other numbers in its parts."""
+    nodes: Mapping[str, Any]
+    """The configurations of the learner's parts."""
+    renumber: Callable[[Mapping[str, Any], MetaLearner, Mapping[str, Number]], MetaLearner]
+    """A learner, built from such nodes, with other numbers in its parts."""
 
     @property
     def evaluation(self) -> Evaluation:
@@ -45,7 +47,7 @@ class Parts:
         """
         if not numbers:
             return self
-        learner = self.renumber(self.learner, numbers)
+        learner = self.renumber(self.nodes, self.learner, numbers)
         evaluations = {
             name: replace(each, learner=replace(learner, family=each.learner.family, shots=each.learner.shots))
             for name, each in self.evaluations.items()
