@@ -60,7 +60,10 @@ def last_step(folder: Path) -> int:
     """The step of the last row of metrics.csv, -1 if there is none; all rows must be whole."""
     steps = []
     for run in runs_in(folder):
-        metrics = read_metrics(run / "metrics.csv")
+        try:
+            metrics = read_metrics(run / "metrics.csv")
+        except FileNotFoundError:  # a run that begins anew removes it
+            metrics = {}
         steps.append(int(metrics["step"][-1]) if metrics else -1)
     return min(steps, default=-1)
 
