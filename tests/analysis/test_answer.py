@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from tests.conftest import write_run
-from twmaml.analysis.answer import answer, overview
+from twmaml.analysis.answer import answer, legend, overview
 from twmaml.analysis.comparison import Comparison
 from twmaml.analysis.finished_runs import group_runs, read_runs
 
@@ -97,10 +97,12 @@ def test_a_sampler_alone_is_compared_with_nothing(tmp_path):
 def test_the_table_fits_and_marks_what_is_better_and_worse(columns, tmp_path):
     names = {"importance_delta": {"change": -0.3}, "risk_prediction": {"change": 0.3}, "learning_progress": {}}
     console = Console(width=columns, record=True, file=io.StringIO())
-    console.print(overview(compared(tmp_path, **names)))
+    comparison = compared(tmp_path, **names)
+    console.print(overview(comparison))
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= columns
-    assert len(lines) == 2 + 4 + 1  # title and head, a row each, what the marks mean: nothing is wrapped
+    assert len(lines) == 2 + 4  # title and head, a row each: nothing is wrapped
+    assert len(legend(comparison)) <= columns
     marks = {line.split()[0]: ("✔" in line, "✘" in line) for line in lines[2:6]}
     assert marks["importance_delta"] == (True, False)
     assert marks["risk_prediction"] == (False, True)

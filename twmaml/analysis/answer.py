@@ -107,9 +107,6 @@ def overview(comparison: Comparison) -> Table:
     of_seeds = f"{' to '.join(map(str, sorted({min(seeds), max(seeds)})))} seed{'s' * (max(seeds) > 1)}"
     table = Table(box=None, padding=(0, 0, 0, 1), header_style="bold", title_style="bold", title_justify="left")
     table.title = f"{label_of(lead)} after {k} inner steps, {of_seeds}"
-    if comparison.differences:
-        table.caption = f"change: to {comparison.baseline} on the same seeds, ✔ better, ✘ worse; sd: over seeds"
-        table.caption_justify = "left"
     table.add_column("sampler", no_wrap=True, overflow="ellipsis", min_width=8)
     for words in ("mean", "worst 10 %"):
         table.add_column(words, justify="right", no_wrap=True)
@@ -126,6 +123,14 @@ def overview(comparison: Comparison) -> Table:
                 cells += _cells_of(changes[statistic].get(arm.name))
         table.add_row(*cells, _number(_spread(comparison, arm, k)))
     return table
+
+
+def legend(comparison: Comparison) -> str:
+    """The meaning of the table's columns and marks."""
+    spread = "sd: over seeds"
+    if not comparison.differences:
+        return spread
+    return f"change: to {comparison.baseline} on the same seeds, ✔ better, ✘ worse; {spread}"
 
 
 def _cells_of(change: Change | None) -> list[str]:

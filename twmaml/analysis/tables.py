@@ -11,7 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from twmaml.analysis.alignment import META_STEPS
-from twmaml.analysis.answer import answer, overview
+from twmaml.analysis.answer import answer, legend, overview
 from twmaml.analysis.budgets import at_budget, units_of
 from twmaml.analysis.comparison import Comparison
 from twmaml.analysis.finished_runs import Arm
@@ -36,6 +36,7 @@ def print_tables(console: Any, comparison: Comparison, notes: Sequence[str], ful
     """Prints the answer and its table, the notes, and if `full` every table and the worst tasks."""
     console.print(answer(comparison), markup=False)
     console.print(overview(comparison))
+    console.print(f"{legend(comparison)}\n", markup=False, soft_wrap=True)
     example = comparison.arms[0].runs[0]
     counts = [len(arm.runs) for arm in comparison.arms]
     seeds = " to ".join(map(str, sorted({min(counts), max(counts)})))
