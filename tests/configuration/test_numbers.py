@@ -93,3 +93,28 @@ def test_a_number_is_an_argument_where_a_part_neither_decides_by_it_nor_keeps_wh
     refused = {"sampler.power", "sampler.base", "sampler.threshold", "adaptation.decay"}
     assert may_be_arguments(parts, others) == {*others} - refused
     assert may_be_arguments(parts, {"optimizer.learning_rate": 0.02}) == {"optimizer.learning_rate"}
+
+
+JOINT = """
+from dataclasses import dataclass
+from twmaml.samplers.uniform import Uniform
+
+@dataclass(frozen=True)
+class Either(Uniform):
+    first: float
+    second: float
+
+    def probabilities(self, grid, view):
+        plain = [x for x in (self.first, self.second) if isinstance(x, float)]
+        if not plain:
+            raise TypeError("one of the two must be a number")
+        return super().probabilities(grid, view) + 0 * (self.first + self.second)
+"""
+
+
+def test_numbers_that_cannot_be_arguments_together_are_not(tmp_path, monkeypatch):
+    (tmp_path / "either_sampler.py").write_text(JOINT)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = ["sampler._target_=either_sampler.Either", "+sampler.first=0.1", "+sampler.second=0.1"]
+    parts = build("sampler=uniform", *own, *SMALL)
+    assert may_be_arguments(parts, {"sampler.first": 0.2, "sampler.second": 0.2}) == {"sampler.first"}

@@ -1,4 +1,4 @@
-"""What a comparison says, in a sentence or two that a reader can quote, and in one table."""
+"""The answer of a comparison, in a sentence or two that a reader can quote, and in one table."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ FEW_SEEDS = 5
 """With fewer, an interval says little: a bootstrap of so few values is too narrow."""
 
 LEVEL = 0.05
-"""Of the tests, after Holm's correction."""
+"""The level of significance of the tests, after Holm's correction."""
 
 _WORDS = {"mean": "the mean", "cvar_10": "the worst tenth"}
 """The measures that are spoken of."""

@@ -66,7 +66,11 @@ def may_be_arguments(parts: Parts, others: Mapping[str, float]) -> set[str]:
     kept = {key: other for key, other in others.items() if _keeps_nothing_else(parts, key, other)}
     if not kept or _can_be_traced(parts, kept):
         return {*kept}
-    return {key for key, other in kept.items() if _can_be_traced(parts, {key: other})}
+    together: dict[str, float] = {}  # as some may be traced only where others are plain numbers
+    for key, other in kept.items():
+        if _can_be_traced(parts, {**together, key: other}):
+            together[key] = other
+    return {*together}
 
 
 def _leaves(node: Any, key: str) -> list[tuple[str, Any]]:

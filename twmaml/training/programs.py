@@ -273,7 +273,7 @@ class Illustration(NamedTuple):
     probabilities: Float[np.ndarray, " cells"]
     """The sampler's distribution."""
     tasks: Float[np.ndarray, "tasks axes"]
-    """Those of the pictures."""
+    """The tasks that the pictures show."""
     pictures: Mapping[str, np.ndarray]
     """The family's, along the first axis of every array; none if it has none."""
     contexts: Float[np.ndarray, "eval size"] | None
