@@ -1,4 +1,4 @@
-"""Speed and memory of few-shot classification, by how its convolutions are computed.
+"""Speed and memory of few-shot classification, by precision and tasks at once.
 
 `python scripts/benchmark_images.py` prints meta-steps a second of the compiled loop on one core (5 ways, 1 shot, second
 order), blocks of all forms in turn, and the memory that the compiler plans for intermediate results.
@@ -10,10 +10,9 @@ import jax
 from benchmark_loops import STEPS_A_SECOND, CompiledLoop, compose, in_turn, pin, spread, steps_in
 
 FORMS = {
-    "im2col": [],
-    "im2col, 1 task at once": ["devices.tasks_at_once=1"],
-    "im2col, bfloat16": ["model.precision=bfloat16"],
-    "library": ["model.convolution=xla"],
+    "all tasks at once": [],
+    "1 task at once": ["devices.tasks_at_once=1"],
+    "bfloat16": ["model.precision=bfloat16"],
 }
 
 

@@ -206,14 +206,14 @@ class Comparison:
 
     def maps(self, arm: Arm, point: int) -> np.ndarray:
         """Mean of every cell over the seeds whose task did not diverge, [cells, inner steps + 1]; leading metric."""
-        return mean_of_known(self._maps(arm, self.lead, point))
+        return mean_of_known(self.seed_maps(arm, self.lead, point))
 
     def cells(self, arm: Arm, metric: Metric) -> tuple[Estimate, np.ndarray]:
         """The same of any metric in the end, and the number of those seeds; [cells, reported inner steps]."""
-        maps = self._maps(arm, metric, -1)[..., self.inner_steps]
+        maps = self.seed_maps(arm, metric, -1)[..., self.inner_steps]
         return estimate_known(maps), (~np.isnan(maps)).sum(axis=0)
 
-    def _maps(self, arm: Arm, metric: Metric, point: int) -> np.ndarray:
+    def seed_maps(self, arm: Arm, metric: Metric, point: int) -> np.ndarray:
         """Mean of every cell of each run, [seeds, cells, inner steps + 1]; NaN where all draws diverged."""
         return np.array([self._map(run, metric, point, self._diverged(run, point)) for run in arm.runs])
 

@@ -30,7 +30,7 @@ class Conv4(ConvolutionalNetwork):
     """Four layers of 3 x 3 convolution, normalisation and ReLU, each of which halves the size; then a linear one.
 
     Args:
-        norm: as of a `ConvolutionalNetwork`, like `convolution`, `precision` and `outputs`.
+        norm: as of a `ConvolutionalNetwork`, like `precision` and `outputs`.
         filters: of each layer.
         downsample: halve by a stride of 2 (as the field does with Omniglot) or by max pooling (as with mini-ImageNet).
         features: what the linear layer takes: the mean over the pixels that are left, or all of them.

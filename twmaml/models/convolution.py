@@ -11,7 +11,6 @@ from pydantic.dataclasses import dataclass
 
 from twmaml.models.factored import Dense
 
-Convolution = Literal["im2col", "xla"]
 Norm = Literal["batch", "layer"]
 
 Precision = Literal["float32", "bfloat16"]
@@ -31,13 +30,11 @@ class ConvolutionalNetwork:
 
     Args:
         norm: by the statistics of the batch, which makes predictions transductive, or of each image alone.
-        convolution: how it is computed; see `convolve`.
         precision: of the products; everything else is in single precision.
         outputs: units of the last layer.
     """
 
     norm: Norm = "batch"
-    convolution: Convolution = "im2col"
     precision: Precision = "float32"
     outputs: PositiveInt = 1
 
@@ -50,7 +47,7 @@ class ConvolutionalNetwork:
         self, inputs: Float[Array, "examples height width channels"], layer: ConvolutionLayer, stride: int = 1
     ) -> Float[Array, "examples height_out width_out filters"]:
         """A convolution and the normalisation after it."""
-        return normalise(convolve(inputs, layer.kernel, stride, self.convolution, self.precision), layer, self.norm)
+        return normalise(convolve(inputs, layer.kernel, stride, self.precision), layer, self.norm)
 
 
 def init_convolution(key: Key[Array, ""], size: int, channels: int, filters: int) -> ConvolutionLayer:
@@ -80,21 +77,16 @@ def convolve(
     inputs: Float[Array, "examples height width channels"],
     kernel: Float[Array, "size size channels filters"],
     stride: int,
-    form: Convolution,
     precision: Precision,
 ) -> Float[Array, "examples height_out width_out filters"]:
     """A convolution padded so that stride 1 keeps the size.
 
-    `im2col` lays the patches of all pixels beside each other and multiplies once. A CPU has no fast form of what vmap
-    over the kernels of several tasks makes of the library's convolution (`xla`), a grouped one.
+    The patches of all pixels are laid beside each other and multiplied once. What vmap over the kernels of several tasks
+    makes of the library's convolution is a grouped one, for which neither a CPU nor a GPU has a fast form.
     """
     exact = inputs.dtype
     if precision == "bfloat16":
         inputs, kernel = inputs.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
-    if form == "xla":
-        numbers = ("NHWC", "HWIO", "NHWC")
-        out = jax.lax.conv_general_dilated(inputs, kernel, (stride, stride), "SAME", dimension_numbers=numbers)
-        return out.astype(exact)
     examples, size, filters = len(inputs), len(kernel), kernel.shape[-1]
     out = [-(-side // stride) for side in inputs.shape[1:3]]
     columns = _patches(inputs, size, stride, out)

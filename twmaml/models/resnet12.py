@@ -38,7 +38,7 @@ class ResNet12(ConvolutionalNetwork):
     """Four residual blocks of three 3 x 3 convolutions, each block with max pooling; then mean and a linear layer.
 
     Args:
-        norm: as of a `ConvolutionalNetwork`, like `convolution`, `precision` and `outputs`.
+        norm: as of a `ConvolutionalNetwork`, like `precision` and `outputs`.
         filters: of each block.
 
     References:

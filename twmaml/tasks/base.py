@@ -27,8 +27,8 @@ class TaskFamily(ABC):
     """Further results of evaluation: keys of `Outcome.metrics`."""
     outputs = 1
     """Units of the last layer of a network for this family."""
-    evaluated_at_once = 225
-    """Evaluation tasks that are adapted side by side: as many as a CPU's cache holds."""
+    evaluated_at_once = 15
+    """Evaluation tasks that are adapted side by side on a CPU: as many as a core's cache holds."""
     protocol = ""
     """A part of what figures must agree in to be compared; numbers of examples and steps come besides."""
 
