@@ -81,8 +81,8 @@ def convolve(
 ) -> Float[Array, "examples height_out width_out filters"]:
     """A convolution padded so that stride 1 keeps the size.
 
-    The patches of all pixels are laid beside each other and multiplied once. What vmap over the kernels of several tasks
-    makes of the library's convolution is a grouped one, for which neither a CPU nor a GPU has a fast form.
+    The patches of all pixels are laid beside each other and multiplied once. What vmap over the kernels of several
+    tasks makes of the library's convolution is a grouped one, for which neither a CPU nor a GPU has a fast form.
     """
     exact = inputs.dtype
     if precision == "bfloat16":
