@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from typing import Any
 
 NAMES = (
     "chromium",
@@ -51,7 +52,7 @@ def install_chromium() -> str:
 
 def _run(*command: str) -> int | None:
     """The exit status of a command, which is ended after some minutes: None."""
-    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     try:
         return subprocess.run(command, **quiet, env=environment, timeout=PATIENCE, check=False).returncode

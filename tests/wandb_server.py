@@ -47,10 +47,9 @@ class WandbServer:
     """Runs while its context is open; with `variables` in the environment W&B's clients talk to it."""
 
     def __init__(self) -> None:
-        self.status = 200
+        self.refuses: str | None = None
+        """The mutation that it forbids."""
         self.runs: dict[str, ReceivedRun] = {}
-        self.operations: list[tuple[str, Mapping[str, Any]]] = []
-        """The GraphQL that it was asked, with its variables, in the order in which it came."""
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -59,7 +58,8 @@ class WandbServer:
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
                 answer = json.dumps(server.answer(urlsplit(self.path).path, body)).encode()
-                self.send_response(server.status)
+                forbidden = server.refuses is not None and server.refuses.encode() in body
+                self.send_response(403 if forbidden else 200)
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
                 self.wfile.write(answer)
@@ -88,9 +88,7 @@ class WandbServer:
         """The answer to a request."""
         if path == "/graphql":
             asked = json.loads(body)
-            variables = asked.get("variables") or {}
-            self.operations.append((asked["query"], variables))
-            return {"data": self.graphql(asked["query"], variables)}
+            return {"data": self.graphql(asked["query"], asked.get("variables") or {})}
         kind, *place = (unquote(part) for part in path.strip("/").split("/"))
         if kind == "uploads":
             self.runs[place[0]].files["/".join(place[1:])] = body

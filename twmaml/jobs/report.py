@@ -100,13 +100,20 @@ def closing_paths(folder: Path, runs: Sequence[RunResult]) -> dict[str, str]:
     if any(run.wandb_mode == "online" for run in runs):
         paths["W&B"] = " ".join(run.wandb_url for run in runs)
     elif any(run.wandb_mode == "offline" for run in runs):
-        paths["W&B"] = upload_command(shown)
+        if runs[0].folder == folder:  # the viewer takes the folder of one run
+            paths["W&B here"] = view_command(folder)
+        paths["W&B later"] = upload_command(shown)
     return paths
 
 
 def resume_command(folder: Path) -> str:
     """Goes on with an interrupted run or sweep."""
     return f"python -m twmaml.train {shlex.quote(f'resume={shorten(folder)}')}"
+
+
+def view_command(folder: Path) -> str:
+    """Shows in the terminal what W&B has kept offline in the folder of a run."""
+    return f"wandb leet {shlex.quote(f'{shorten(folder)}/wandb')}"
 
 
 def upload_command(folders: str) -> str:
