@@ -24,7 +24,7 @@ PACKAGES = {
 }
 """Arguments of package managers, one call after the other."""
 
-PATIENCE = 240
+PATIENCE = 120
 """Seconds that a package manager has for each call."""
 
 

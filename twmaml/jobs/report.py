@@ -117,8 +117,9 @@ def view_command(folder: Path) -> str:
 
 
 def upload_command(folders: str) -> str:
-    """Sends what W&B has kept offline in the folders of runs."""
-    return f"wandb sync {folders}/wandb/offline-run-*"
+    """Sends what W&B has kept offline in the folders of runs, in which a `*` stands for any name."""
+    parts = [part if "*" in part or not part else shlex.quote(part) for part in folders.split("/")]
+    return f"wandb sync {'/'.join(parts)}/wandb/offline-run-*"
 
 
 def jobs_title(jobs: Sequence[tuple[Sequence[str], Mapping[str, Any]]]) -> str:
