@@ -155,7 +155,7 @@ def environment(tmp_path_factory):
 
 @pytest.fixture
 def train(tmp_path, environment):
-    def run(*overrides, wandb="disabled", small=True, prefix=(), timeout=240, **arguments):
+    def run(*overrides, wandb="disabled", small=True, prefix=(), timeout=240, variables=(), **arguments):
         flags = [item for item in overrides if item.startswith("-")]  # which come first
         command = [
             *prefix,
@@ -170,7 +170,7 @@ def train(tmp_path, environment):
         return subprocess.run(
             command,
             cwd=tmp_path,
-            env=environment,
+            env=environment | dict(variables),
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -186,12 +186,13 @@ def start(tmp_path, environment):
     """Starts the command of a run, which ends with the test, so that it does not train on beside all others."""
     started = []
 
-    def popen(*overrides, **arguments):
+    def popen(*overrides, variables=(), **arguments):
         flags = [item for item in overrides if item.startswith("-")]
         others = [item for item in overrides if item not in flags]
         command = [sys.executable, "-m", "twmaml.train", *flags, *SMALL, "wandb.mode=disabled", *others]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        started.append(subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes, **arguments))
+        variables = environment | dict(variables)
+        started.append(subprocess.Popen(command, cwd=tmp_path, env=variables, **pipes, **arguments))
         return started[-1]
 
     yield popen

@@ -1,12 +1,17 @@
 """The command line itself, as a user calls it."""
 
 import json
+import os
+import pty
 import re
+import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +24,7 @@ from twmaml.storage.metrics_file import read_metrics
 ROOT = Path(__file__).parent.parent
 
 
-def test_a_run_leaves_what_was_promised(train, tmp_path):
+def test_a_run_leaves_what_was_promised(train, tmp_path, environment):
     output = succeed(train("sampler=importance_delta", wandb="auto")).stdout
     (folder,) = tmp_path.glob("outputs/*/*")
     assert re.fullmatch(r"\d\d-\d\d-\d\d_importance_delta-sin2d-s0", folder.name)
@@ -70,8 +75,34 @@ def test_a_run_leaves_what_was_promised(train, tmp_path):
     assert {"wall_seconds", "meta_steps_per_second", "twmaml", "jax", "python"} <= set(summary)
     lines = output.splitlines()
     assert len(lines) < 10  # no terminal, no fuss
-    assert f"wandb sync outputs/{folder.parent.name}/{folder.name}/wandb/offline-run-*" in output
+    shown = f"outputs/{folder.parent.name}/{folder.name}/wandb"
+    assert lines[-2:] == [f"  W&B here   wandb leet {shown}", f"  W&B later  wandb sync {shown}/offline-run-*"]
+    assert_viewer_shows(lines[-2].partition("W&B here")[2], tmp_path, environment, b"importance_delta-sin2d-s0")
     _check_wandb(folder)
+
+
+def assert_viewer_shows(command, folder, environment, text):
+    """Runs W&B's viewer in a terminal until it shows a text and a chart; `q` ends it."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (40, 140))
+    nobody = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_ERROR_REPORTING": "false", "TERM": "xterm-256color"}
+    path = {"PATH": f"{Path(sys.executable).parent}:{environment['PATH']}"}
+    pipes: dict[str, Any] = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+    with subprocess.Popen(["bash", "-c", command], cwd=folder, env=environment | nobody | path, **pipes) as process:
+        drawn, deadline = b"", time.monotonic() + 60
+        while (text not in drawn or b"eval/cvar_10" not in drawn) and time.monotonic() < deadline:
+            if select.select([ours], [], [], 1)[0]:
+                drawn += os.read(ours, 65536)
+        os.write(ours, b"q")
+        while process.poll() is None and time.monotonic() < deadline:
+            if select.select([ours], [], [], 0.1)[0]:  # it waits until all is read
+                os.read(ours, 65536)
+        process.kill()
+    os.close(ours)
+    os.close(theirs)
+    assert text in drawn
+    assert b"eval/cvar_10" in drawn
+    assert process.returncode == 0
 
 
 def _check_wandb(folder):

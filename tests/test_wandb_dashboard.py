@@ -5,14 +5,13 @@ import os
 import pty
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.conftest import ACCURACY, GRID, succeed, write_run
+from tests.wandb_server import WandbServer
 from twmaml.figures.run import FIGURES
 from twmaml.statistics import LOGGED, column_of
 from twmaml.storage.metrics_file import read_metrics
@@ -21,45 +20,19 @@ SCRIPT = Path(__file__).parent.parent / "scripts" / "wandb_dashboard.py"
 GROUP = "it's lr=0.1 <\\é>"  # all that wandb-workspaces would change
 
 
-class Server:
-    """Answers the GraphQL operations of W&B's client; keeps the views that it is sent."""
+class Server(WandbServer):
+    """Keeps the views that it is sent."""
 
     def __init__(self):
-        self.views, self.status = [], 200
-        server = self
+        super().__init__()
+        self.views = []
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                answer, status = {}, 200
-                if self.path == "/graphql":
-                    request = json.loads(body)
-                    answer = {"viewer": {"id": "VXNlcjox", "username": "someone", "entity": "someone", "flags": "{}"}}
-                    if "upsertView" in request["query"]:
-                        server.views.append(request["variables"])
-                        view = {"id": "VmlldzoxMjM=", "name": request["variables"]["name"]}
-                        answer, status = {"upsertView": {"view": view, "inserted": True}}, server.status
-                content = json.dumps({"data": answer}).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, format, *args):
-                del format, args
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_port}"
-        self._thread = threading.Thread(target=self._http.serve_forever)
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error):
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
+    def graphql(self, query, variables):
+        if "upsertView" in query:
+            self.views.append(variables)
+            view = {"id": "VmlldzoxMjM=", "name": variables["name"]}
+            return {"upsertView": {"view": view, "inserted": True}}
+        return {"viewer": {"id": "VXNlcjox", "username": "someone", "entity": "someone", "flags": "{}"}}
 
 
 @pytest.fixture
@@ -72,10 +45,8 @@ def server():
 def command(tmp_path, environment):
     def run(*arguments, server=None, **variables):
         # Without a server nobody may be asked: there is no key, and nobody listens at the discard port.
-        url = server.url if server else "http://127.0.0.1:9"
-        login = {"WANDB_API_KEY": "a" * 40, "WANDB_APP_URL": f"{url}/wandb"} if server else {}
-        # W&B's reports of its own errors would go to another server.
-        wandb = {"WANDB_BASE_URL": url, "WANDB_ERROR_REPORTING": "false", **login}
+        nobody = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_ERROR_REPORTING": "false"}
+        wandb = {**server.variables, "WANDB_APP_URL": f"{server.url}/wandb"} if server else nobody
         return subprocess.run(
             [sys.executable, SCRIPT, *arguments],
             cwd=tmp_path,
@@ -189,7 +160,7 @@ def test_what_is_sent_is_what_a_dry_run_prints(named, command, server):
 
 
 def test_what_a_server_refuses_is_one_line(command, server):
-    server.status = 403
+    server.refuses = "upsertView"
     process = command(server=server)
     assert process.returncode == 1
     assert process.stdout == ""

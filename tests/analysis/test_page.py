@@ -1,12 +1,12 @@
 import json
-import os
 import re
-import shutil
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from playwright.sync_api import expect, sync_playwright
 
+from tests.chromium import find_chromium
 from twmaml.analysis.page import write_page
 
 NAMES = ["uniform", "epsilon_greedy", "weighted", "importance", "delta", "importance_delta"]
@@ -196,18 +196,16 @@ def test_the_page_asks_for_nothing_from_outside(tmp_path):
     assert "innerHTML" not in page
 
 
-# ---- in a real browser: pip install -e ".[browser]", and a Chromium
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+# ---- in a real browser: a Chromium that is there
 
 
 @pytest.fixture(scope="module")
 def chromium():
-    playwright = pytest.importorskip("playwright.sync_api", reason='no playwright: pip install -e ".[browser]"')
-    if CHROMIUM is None:
+    path = find_chromium()
+    if path is None:
         pytest.skip("no Chromium on the path")
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=CHROMIUM, chromium_sandbox=os.geteuid() != 0)
+    with sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=path)
         yield browser
         browser.close()
 
@@ -510,7 +508,7 @@ def test_the_address_holds_the_view(visit, data):
         address, content = page.evaluate("location.hash"), page.inner_text("main")
         assert "step=7500" in address
         page.evaluate("location.hash = ''")
-        page.wait_for_function("document.getElementById('metric').value === 'mean'")
+        expect(page.locator("#metric")).to_have_value("mean")
     with visit(data, hash=address) as page:
         assert page.inner_text("main") == content
         assert page.is_checked("#seeds")
@@ -613,9 +611,7 @@ def test_the_scheme_may_change_and_paper_is_light(visit, data):
         black = page.locator("#curves path.estimate").first
         assert black.get_attribute("stroke") == "rgb(0,0,0)"
         page.emulate_media(color_scheme="dark")
-        page.wait_for_function(
-            "document.querySelector('#curves path.estimate').getAttribute('stroke') !== 'rgb(0,0,0)'"
-        )
+        expect(black).not_to_have_attribute("stroke", "rgb(0,0,0)")
         page.evaluate("dispatchEvent(new Event('beforeprint'))")
         assert black.get_attribute("stroke") == "rgb(0,0,0)"
         page.emulate_media(media="print", color_scheme="dark")
@@ -787,4 +783,4 @@ def test_the_table_is_whole_at_1280_pixels(visit, data):
         box = page.locator("#table .scroll")
         assert "more" in (box.get_attribute("class") or "")
         box.evaluate("node => { node.scrollLeft = node.scrollWidth; }")
-        page.wait_for_function("!document.querySelector('#table .scroll').classList.contains('more')")
+        expect(box).not_to_contain_class("more")

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from tests.conftest import SMALL, contents, succeed, wait_for_rows
 from tests.storage.test_checkpoint import as_of_layout_1
+from tests.wandb_server import WandbServer, assert_arrived
 from twmaml.configuration.config_files import configuration_folder
 from twmaml.storage.checkpoint import newest, remove_after, steps_in
 from twmaml.storage.metrics_file import read_metrics
@@ -44,7 +45,7 @@ def go_back(folder, step, keep_summary=False):
         file.write("61,0.5,0.")
 
 
-def test_a_killed_group_goes_on_to_the_bit(train, tmp_path):
+def test_a_killed_group_goes_on_to_the_bit(train, tmp_path, environment):
     group = ["seed=[0,1,2]", "sampler=importance_delta", "checkpoint.every=20", "steps=100", "log_every=10"]
     succeed(train("hydra.run.dir=whole", *group, wandb="offline"))
     shutil.copytree(tmp_path / "whole", tmp_path / "part")
@@ -62,6 +63,13 @@ def test_a_killed_group_goes_on_to_the_bit(train, tmp_path):
         assert steps_in(part) == [100, 80, 60]
     assert identities == {path.name[-8:] for path in tmp_path.glob("part/seed_*/wandb/offline-run-*")}
     assert len(list(tmp_path.glob("part/seed_*/wandb/offline-run-*"))) == 6  # W&B joins what has the same identity
+    (command,) = re.findall("wandb sync .*", output.stdout)
+    with WandbServer() as server:
+        variables = {"PATH": f"{Path(sys.executable).parent}:{environment['PATH']}"} | server.variables
+        succeed(subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment | variables, check=False))
+    assert server.runs.keys() == identities
+    for run in server.runs.values():
+        assert_arrived(run, tmp_path / f"part/seed_{run.config['seed']}")
     assert "go on from meta-step 80" in (tmp_path / "part/train.log").read_text()
 
 

@@ -89,7 +89,7 @@ def test_a_failure_of_wandb_costs_only_its_own_data(tmp_path, clean_environment,
     class Broken:
         summary: dict[str, float]
 
-        def log(self, row):
+        def log(self, row, **where):
             raise ConnectionError("the server is gone\nand this is more")
 
     run._run = Broken()

@@ -7,8 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ import pytest
 import twmaml
 from tests.conftest import succeed, wait_for_rows
 from tests.jobs.test_resume import assert_equal_runs, go_back
+from tests.wandb_server import WandbServer
 from twmaml.errors import ConfigurationError, ExpectedError
 from twmaml.storage.checkpoint import newest, steps_in
 from twmaml.storage.metrics_file import Mark, MetricsFile, read_metrics
@@ -26,13 +25,9 @@ from twmaml.storage.run_folder import RunFolder
 SMALL_DISK = ["bash", "-c", 'ulimit -f 16; exec "$@"', "bash"]
 
 
-def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_when_there_is_room(train, tmp_path, environment):
+def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_when_there_is_room(train, tmp_path):
     frequent = ["log_every=1", "checkpoint.every=10", "steps=150"]
-    environment["JAX_COMPILATION_CACHE_DIR"] = ""
-    try:
-        process = train("hydra.run.dir=full", *frequent, prefix=SMALL_DISK)
-    finally:
-        del environment["JAX_COMPILATION_CACHE_DIR"]
+    process = train("hydra.run.dir=full", *frequent, prefix=SMALL_DISK, variables={"JAX_COMPILATION_CACHE_DIR": ""})
     assert process.returncode == 1
     *before, line = process.stderr.splitlines()
     assert line == f"twmaml: cannot write to {tmp_path}/full/metrics.csv: {os.strerror(errno.EFBIG)}"
@@ -126,23 +121,6 @@ def test_metrics_go_on_from_a_mark_whatever_is_behind_it(tmp_path):
     assert path.read_bytes() == whole
 
 
-class MortalServer(BaseHTTPRequestHandler):
-    """A W&B that knows no more than how a run is started."""
-
-    def do_POST(self):
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        project = {"id": "p", "name": "twmaml", "entity": {"id": "e", "name": "me"}}
-        bucket = {"id": "b", "name": "abc", "displayName": "n", "config": "{}", "project": project}
-        answer = json.dumps({"data": {"upsertBucket": {"bucket": bucket, "inserted": True}}}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, format, *args):
-        del format, args
-
-
 TWO_RUNS = """
 import logging, pathlib, time
 from twmaml.storage import wandb_run
@@ -160,22 +138,18 @@ for run in runs:
 
 
 def test_a_wandb_that_dies_costs_only_its_own_data(tmp_path, environment):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), MortalServer)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = {"WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}", "WANDB_API_KEY": "a" * 40}
-    process = subprocess.Popen(
-        [sys.executable, "-c", TWO_RUNS],
-        cwd=tmp_path,
-        env={**environment, **address},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "online online abc\n"  # as the server calls it
-    server.shutdown()
-    server.server_close()
+    with WandbServer() as server:
+        process = subprocess.Popen(
+            [sys.executable, "-c", TWO_RUNS],
+            cwd=tmp_path,
+            env={**environment, **server.variables},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"online online {next(iter(server.runs))}\n"  # as the server calls it
     _, errors = process.communicate("\n", timeout=120)  # W&B itself would wait for ever
     assert process.returncode == 0
     assert errors.count("W&B failed (Timed out finishing run.); the run goes on without it") == 1

@@ -61,7 +61,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        # Nearly all there is are numbers that may stay: a call for each would take most of the time.
+        return [item if type(item) is float and math.isfinite(item) else _plain(item) for item in value]
     if hasattr(value, "tolist"):  # of NumPy or JAX
         return _plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):

@@ -100,7 +100,9 @@ def closing_paths(folder: Path, runs: Sequence[RunResult]) -> dict[str, str]:
     if any(run.wandb_mode == "online" for run in runs):
         paths["W&B"] = " ".join(run.wandb_url for run in runs)
     elif any(run.wandb_mode == "offline" for run in runs):
-        paths["W&B"] = upload_command(shown)
+        if runs[0].folder == folder:  # the viewer takes the folder of one run
+            paths["W&B here"] = view_command(folder)
+        paths["W&B later"] = upload_command(shown)
     return paths
 
 
@@ -109,9 +111,15 @@ def resume_command(folder: Path) -> str:
     return f"python -m twmaml.train {shlex.quote(f'resume={shorten(folder)}')}"
 
 
+def view_command(folder: Path) -> str:
+    """Shows in the terminal what W&B has kept offline in the folder of a run."""
+    return f"wandb leet {shlex.quote(f'{shorten(folder)}/wandb')}"
+
+
 def upload_command(folders: str) -> str:
-    """Sends what W&B has kept offline in the folders of runs."""
-    return f"wandb sync {folders}/wandb/offline-run-*"
+    """Sends what W&B has kept offline in the folders of runs, in which a `*` stands for any name."""
+    parts = [part if "*" in part or not part else shlex.quote(part) for part in folders.split("/")]
+    return f"wandb sync {'/'.join(parts)}/wandb/offline-run-*"
 
 
 def jobs_title(jobs: Sequence[tuple[Sequence[str], Mapping[str, Any]]]) -> str:

@@ -108,7 +108,7 @@ class Sweep:
         offline = [run.folder for runs in runs_of_jobs for run in runs if run.wandb_mode == "offline"]
         if offline:
             depth = len(offline[0].relative_to(folder).parts) if offline[0].is_relative_to(folder) else 1
-            self.paths["W&B"] = upload_command("/".join([str(shorten(folder)), *["*"] * depth]))
+            self.paths["W&B later"] = upload_command("/".join([str(shorten(folder)), *["*"] * depth]))
 
 
 def outcome_of(runs: Sequence[RunResult]) -> float | Exception:

@@ -57,6 +57,7 @@ class WandbRun:
         identity: str | None = None,
     ) -> None:
         self._run: Any = None
+        self._next = 0  # of W&B's own steps
         self.url = ""  # of an online run
         self.identity = identity
         self._log = run_log(folder)
@@ -97,6 +98,7 @@ class WandbRun:
                 return
         with self._guard():
             self.identity = str(self._run.id)
+            self._next = int(self._run.starting_step)
             self.url = str(self._run.url) if self.mode == "online" else ""
             self._run.define_metric("step", hidden=True)
             self._run.define_metric("*", step_metric="step")
@@ -105,7 +107,7 @@ class WandbRun:
         """Sends one row; values that are NaN are left out, as in metrics.csv."""
         if self._run is not None:
             with self._guard():
-                self._run.log({"step": step, **{k: v for k, v in metrics.items() if not math.isnan(v)}})
+                self._log_at(step, {"step": step, **{k: v for k, v in metrics.items() if not math.isnan(v)}})
 
     def log_figures(self, step: int, figures: Iterable[Path]) -> None:
         """Sends figures as `figures/<name>`."""
@@ -114,7 +116,17 @@ class WandbRun:
 
             with self._guard():
                 pictures = {f"figures/{path.stem}": wandb.Image(str(path)) for path in figures}
-                self._run.log({"step": step, **pictures})
+                self._log_at(step + 2, {"step": step, **pictures})  # behind the row and what was added to it
+
+    def _log_at(self, own_step: int, row: Mapping[str, Any]) -> None:
+        """Sends a row at one of W&B's own steps, or the next one if that is past.
+
+        By itself W&B counts them anew in each process that is offline: the rows of a run that went on would lie over
+        those from before. So they follow the meta-steps, which leaves room where at least three lie between two rows.
+        """
+        own_step = max(self._next, own_step)
+        self._next = own_step + 1
+        self._run.log(row, step=own_step, commit=True)
 
     def finish(self, summary: Mapping[str, float], exit_code: int) -> None:
         """Ends the run, once; W&B shows it as failed if the exit code is not 0."""
