@@ -1,4 +1,4 @@
-"""The results and the speed that the README promises; takes some ten minutes: `pytest -m slow`."""
+"""The results and the speed that the docs promise; takes some ten minutes: `pytest -m slow`."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The README's examples in the whole program: what is one file and one YAML goes through all of it."""
+"""The docs' examples in the whole program: what is one file and one YAML goes through all of it."""
 
 import json
 import re
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import FIELD, SAMPLERS, SMALL, succeed
-from tests.readme import example, write_examples
+from tests.examples import example, write_examples
 from twmaml.api import load
 from twmaml.meta_learning.chunk import train_chunk
 from twmaml.storage import evaluation_file

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from tests.readme import example
+from tests.examples import example
 from twmaml.adaptation.base import adapt, adaptation_path, bind
 from twmaml.adaptation.maml import MAML
 from twmaml.adaptation.reptile import Reptile

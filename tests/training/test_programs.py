@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import SAMPLERS, assert_trees_equal
-from tests.readme import example
+from tests.examples import example
 from twmaml.meta_learning.chunk import train_chunk
 from twmaml.meta_learning.evaluation import Evaluation
 from twmaml.space.axis import Interval

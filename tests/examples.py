@@ -1,12 +1,14 @@
-"""The README's examples as modules and files, for the tests that build on them."""
+"""The examples of the docs as modules and files, for the tests that build on them."""
 
 import re
 from pathlib import Path
 from typing import Any
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-FILES = dict(re.findall(r"^`([\w/.]+)`:\n\n```\w+\n(.*?)```", README, re.MULTILINE | re.DOTALL))
-COMMANDS = re.findall(r"^python -m (twmaml\.train --config-dir .*)$", README, re.MULTILINE)
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = "\n".join((DOCS / f"{name}.md").read_text() for name in ("samplers", "families", "adaptations", "gallery"))
+"""Those that tell how a part is added."""
+FILES = dict(re.findall(r"^`([\w/.]+)`:\n\n```\w+\n(.*?)```", PAGES, re.MULTILINE | re.DOTALL))
+COMMANDS = re.findall(r"^python -m (twmaml\.train --config-dir .*)$", PAGES, re.MULTILINE)
 
 
 def write_examples(folder: Path) -> None:
