@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from tests.conftest import write_run
+from tests.conftest import ACCURACY, write_run
 from twmaml.analysis.answer import answer, legend, overview
 from twmaml.analysis.comparison import Comparison
 from twmaml.analysis.finished_runs import group_runs, read_runs
@@ -20,13 +20,14 @@ def losses_of(seed, change=0.0, tail=0.0):
     return np.broadcast_to(of_cells[None, :, None], (2, 12, 6)).copy()
 
 
-def compared(folder, seeds=10, **samplers):
-    """A comparison of uniform sampling with samplers that differ from it as their arguments say."""
+def compared(folder, seeds=10, metric=None, **samplers):
+    """A comparison of uniform sampling with samplers that differ from it as their arguments say; `metric` leads."""
     for name, changes in {"uniform": {}, **samplers}.items():
         for seed in range(seeds):
             luck = np.random.default_rng([seed, len(name)]).normal(0, 0.02)
             losses = losses_of(seed, **changes) + luck if isinstance(changes, dict) else changes
-            write_run(folder / name / str(seed), losses, seed=seed, sampler=name)
+            further = () if metric is None else ((metric, losses),)
+            write_run(folder / name / str(seed), losses, seed=seed, sampler=name, further=further)
     return Comparison(group_runs(read_runs([folder])[0]), "uniform")
 
 
@@ -52,6 +53,12 @@ def test_a_clear_loss_is_told_as_one(tmp_path):
     text = answer(compared(tmp_path, weighted={"change": 0.3}))
     assert told(text, "weighted raises the mean by") == pytest.approx(0.3, abs=0.03)
     assert "lowers" not in text
+
+
+def test_where_more_is_better_the_answer_says_so(tmp_path):
+    text = answer(compared(tmp_path, metric=ACCURACY, weighted={"change": -0.3}))
+    assert told(text, "weighted lowers the mean by") == pytest.approx(0.3, abs=0.03)
+    assert "more accuracy" in text
 
 
 def test_wins_and_losses_stand_apart(tmp_path):

@@ -50,6 +50,8 @@ def answer(comparison: Comparison) -> str:
         return f"With {seeds} seed{'s' * (seeds > 1)} nothing can be told: {FEW_SEEDS} are the least, 20 tell more."
     found = {key: [each for each in changes_of(comparison, key).values() if each.sure] for key in _WORDS}
     how = f"p < {LEVEL:g} after Holm's correction" if testable(comparison) else "by their intervals, too few for a test"
+    if comparison.lead.higher_is_better:
+        how += f"; more {label_of(comparison.lead)} is better"
     if not any(found.values()):
         told = f"No sampler is told apart from {comparison.baseline}, in the mean or in the worst tenth"
         return f"{told} ({seeds} seeds, {how})."
