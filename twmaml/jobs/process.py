@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from twmaml.errors import ConfigurationError
+from twmaml.errors import ConfigurationError, one_line
 from twmaml.figures.pool import count_cores
 from twmaml.training.plan import Stop
 
@@ -85,7 +85,13 @@ def prepare_jax(runs: int | None, threads: int | None) -> None:
         # One device a core, so that several runs share a machine without an accelerator.
         devices = int(os.environ.get("JAX_NUM_CPU_DEVICES", cores if runs is None else min(cores, runs)))
         jax.config.update("jax_num_cpu_devices", devices)
-        _start_on(cores if threads is None else max(1, min(cores, devices * threads)))
+        try:
+            _start_on(cores if threads is None else max(1, min(cores, devices * threads)))
+        except RuntimeError as error:
+            platforms = jax.config.values["jax_platforms"]
+            if not platforms:
+                raise
+            raise ConfigurationError(f"JAX_PLATFORMS={platforms}: {one_line(error)}") from error
 
 
 def _keep_compiled_programs() -> None:
