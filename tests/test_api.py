@@ -63,10 +63,10 @@ def test_a_configuration_is_the_command_lines(train, tmp_path):
     succeed(train(*overrides, *small, "hydra.run.dir=run", small=False))
     (checkpoint,) = newest([tmp_path / "run" / "seed_0"])
     assert checkpoint is not None
-    composed = compose(*overrides, steps=3, evaluation={"cells": [2, 2, 2]}, model={"widths": [4]}).config
-    assert checkpoint.notes.config == composed == compose(*overrides, *small).config
+    changes = {"task": "sin3d", "steps": 3, "evaluation": {"cells": [2, 2, 2]}, "model": {"widths": [4]}}
+    composed = compose(*overrides[1:], **changes).config
+    assert checkpoint.notes.config == composed
     assert composed["sampler"]["uniform_fraction"] == 0.3  # without interpolations
-    assert composed == compose(*overrides[2:], *small, task="sin3d", sampler="delta").config
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,6 @@ def test_objects_are_parts():
         ([], {"steps": 0}, "steps=0: must"),
         (["task=nope"], {}, "task=nope: must be one of"),
         ([], {"task": "nope"}, "task=nope: must be one of"),
-        ([["task=sin2d"]], {}, "one by one"),
         ([], {"sampler": Even(20)}, r"probabilities must be floats of shape \(1764,\)"),
         ([], {"sampler": Even}, "sampler=.*Even.*: must be an instance of twmaml's Sampler"),
         ([], {"optimizer": optax.adam}, "optimizer=.*: must be an instance of GradientTransformation"),

@@ -35,8 +35,14 @@ def composed():
 _IN_PYTHON = """
 import pickle, sys
 import jax.numpy as jnp
-from twmaml.api import compose
+from twmaml.api import ConfigurationError, compose
 
+try:
+    compose(sys.argv[1:])
+except ConfigurationError as error:  # as it was called before
+    assert "one by one" in str(error)
+else:
+    raise AssertionError
 runs = compose(*sys.argv[1:]).begin()
 runs.train()
 for run in runs:
