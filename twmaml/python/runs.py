@@ -41,24 +41,24 @@ class Runs:
     """
 
     def __init__(self, title: str, settings: Settings, parts: Parts) -> None:
-        self.title, self.seeds, self.parts = title, settings.seeds, parts
+        self.title, self.seeds, self._parts = title, settings.seeds, parts
         self.step = 0
         """Meta-steps that they have been trained for."""
         self._plan = settings.plan
         background = ThreadPoolExecutor()
         try:
             group = Group([parts] * len(self.seeds), self.seeds, [{}] * len(self.seeds))
-            self.programs = Tracing(group, background).compiled(allowed_memory(settings.devices.memory_gib))
+            self._programs = Tracing(group, background).compiled(allowed_memory(settings.devices.memory_gib))
         except DoesNotFitError as error:
             raise ConfigurationError(f"seed={settings.seed}: {error}; train fewer at once") from error
         finally:
             background.shutdown(wait=False)  # the program of figures is compiled beside what follows
-        self.states = self.programs.begin()
+        self._states = self._programs.begin()
         self._runs = [Run(self, index) for index in range(len(self.seeds))]
         self._judged_at = -1
         self._log(None)
         self._judge()
-        self._refuse_failed(self.programs.advance(self.states, 0)[1])  # a sampler may be wrong at once
+        self._refuse_failed(self._programs.advance(self._states, 0)[1])  # a sampler may be wrong at once
 
     def __getitem__(self, index: int) -> "Run":
         return self._runs[index]
@@ -90,10 +90,10 @@ class Runs:
         with stop_on_interrupt() as stop, Line() as line:
             began = time.perf_counter()
             while self.step < end and not stop.asked:
-                before = self.states
+                before = self._states
                 self._advance(plan.next_stop(self.step), used)
                 used = before
-                if plan.evaluates_at(self.step):
+                if self.step == end or plan.evaluates_at(self.step):
                     self._judge()
                 rate = (self.step - first) / (time.perf_counter() - began)
                 loss = np.mean([run.latest["eval/loss"] for run in self])
@@ -104,14 +104,14 @@ class Runs:
 
     def _advance(self, step: int, used: RunState | None) -> None:
         """A chunk up to a step, or to just before a run fails."""
-        states, chunk = self.programs.advance(self.states, step - self.step, used)
+        states, chunk = self._programs.advance(self._states, step - self.step, used)
         failure = int(np.min(chunk.first_failure[: len(self)]))
         if failure == NO_FAILURE:
-            self.states, self.step = states, step
+            self._states, self.step = states, step
             self._log(chunk)
             return
         if failure > self.step:
-            self.states, sound = self.programs.advance(self.states, failure - self.step)
+            self._states, sound = self._programs.advance(self._states, failure - self.step)
             self.step = failure
             self._log(sound)
         self._judge()
@@ -124,7 +124,7 @@ class Runs:
     def _judge(self) -> None:
         """Evaluates, unless that is done at this step."""
         if self._judged_at < self.step:
-            judged = self.programs.evaluate(self.states)
+            judged = self._programs.evaluate(self._states)
             for run in self:
                 run._judge(judged)
             self._judged_at = self.step
@@ -171,7 +171,11 @@ class Run:
     @property
     def history(self) -> dict[str, np.ndarray]:
         """The columns of metrics.csv by name, `step` among them; NaN in a row without that figure."""
-        columns = ["step", *columns_of_chunks(self._runs.programs, self._sampler), *columns_of(self._parts.evaluations)]
+        columns = [
+            "step",
+            *columns_of_chunks(self._runs._programs, self._sampler),
+            *columns_of(self._parts.evaluations),
+        ]
         return {name: np.array([row.get(name, np.nan) for row in self._rows]) for name in columns}
 
     @property
@@ -185,25 +189,25 @@ class Run:
 
         NaN stands for a loss or a change that has not been measured, -1 for the step of no visit.
         """
-        queue = jax.tree.map(self._own, self._runs.states.queue)
+        queue = jax.tree.map(self._own, self._runs._states.queue)
         return {name: values.reshape(self.grid.shape) for name, values in queue._asdict().items()}
 
     @property
     def probabilities(self) -> np.ndarray:
         """The sampler's distribution over cells, in the shape of the grid."""
-        return self._runs.programs.illustrate(self._runs.states, self._index).probabilities.reshape(self.grid.shape)
+        return self._runs._programs.illustrate(self._runs._states, self._index).probabilities.reshape(self.grid.shape)
 
     @property
     def trained(self) -> Trained:
         """Its initialisation, to predict with and to adapt: what `load` gives of a run on disk."""
         learner = self._parts.learner
-        meta_params = jax.tree.map(lambda leaf: jnp.asarray(self._own(leaf)), self._runs.states.meta_params)
+        meta_params = jax.tree.map(lambda leaf: jnp.asarray(self._own(leaf)), self._runs._states.meta_params)
         return Trained(learner.family, learner.model, learner.adaptation, meta_params, self.step, learner.shots)
 
     @property
     def figure_data(self) -> FigureData:
         """All that its figures are drawn from."""
-        shown = self._runs.programs.illustrate(self._runs.states, self._index)
+        shown = self._runs._programs.illustrate(self._runs._states, self._index)
         title = f"{self._runs.title}, seed {self.seed}, meta-step {self.step:,}"
         results = {split: record.values for split, record in self.evaluations.items()}
         return figure_data(title, self._parts, self._sampler, shown, results, self.history)
@@ -231,7 +235,7 @@ class Run:
 
     @property
     def _parts(self) -> Parts:
-        return self._runs.parts
+        return self._runs._parts
 
     @property
     def _sampler(self) -> Sampler:
@@ -246,14 +250,14 @@ class Run:
         trained = 0 if chunk is None else int(chunk.tasks_trained[self._index])
         row = spent(step, self._parts.learner.meta_batch, trained, self.latest)
         if chunk is not None:
-            row |= row_of(chunk, self._index, columns_of_chunks(self._runs.programs, self._sampler))
+            row |= row_of(chunk, self._index, columns_of_chunks(self._runs._programs, self._sampler))
         self._rows.append({"step": float(step), **row})
         self.latest |= row
 
     def _judge(self, judged: Mapping[str, Judgement]) -> None:
         """Adds an evaluation, of all runs, to the last row."""
         own = jax.tree.map(lambda values: values[self._index], dict(judged))
-        self.evaluations = records_of(own, self._parts.evaluations, self._runs.programs.tasks)
+        self.evaluations = records_of(own, self._parts.evaluations, self._runs._programs.tasks)
         results = {split: record.values for split, record in self.evaluations.items()}
         figures = summarize_splits(results, self._parts.evaluations)
         if not self.latest.keys() & figures.keys():
