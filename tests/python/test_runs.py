@@ -131,7 +131,7 @@ def test_after_ctrl_c_the_runs_are_whole_and_go_on(composed):
     assert runs.step == stopped + 20
 
 
-def test_runs_that_fail_stand_just_before_and_say_why():
+def test_runs_that_fail_stand_where_it_shows_and_say_why():
     runs = compose(*SMALL, "optimizer._target_=optax.sgd", optimizer={"learning_rate": 1e12}).begin()
     with pytest.raises(TrainingFailedError, match="the loss of seed 0 is not finite at meta-step") as failed:
         runs.train()

@@ -83,7 +83,7 @@ class Runs:
         Raises:
             KeyboardInterrupt: after Ctrl-C, when the chunk is done and evaluated: the runs can go on from there. A
                 second Ctrl-C ends at once, and leaves them at the chunk before.
-            TrainingFailedError: if a loss stops being finite. All runs stand where they were just before.
+            TrainingFailedError: if a loss stops being finite. All runs stand at the meta-step that the line names.
         """
         end = self._plan.steps if steps is None else self.step + steps
         plan, first, used = replace(self._plan, steps=end), self.step, None
@@ -103,7 +103,7 @@ class Runs:
             raise KeyboardInterrupt(stop.signal)
 
     def _advance(self, step: int, used: RunState | None) -> None:
-        """A chunk up to a step, or to just before a run fails."""
+        """A chunk up to a step, or to where a run fails."""
         states, chunk = self._programs.advance(self._states, step - self.step, used)
         failure = int(np.min(chunk.first_failure[: len(self)]))
         if failure == NO_FAILURE:
@@ -171,11 +171,8 @@ class Run:
     @property
     def history(self) -> dict[str, np.ndarray]:
         """The columns of metrics.csv by name, `step` among them; NaN in a row without that figure."""
-        columns = [
-            "step",
-            *columns_of_chunks(self._runs._programs, self._sampler),
-            *columns_of(self._parts.evaluations),
-        ]
+        figures = columns_of_chunks(self._runs._programs, self._sampler)
+        columns = ["step", *figures, *columns_of(self._parts.evaluations)]
         return {name: np.array([row.get(name, np.nan) for row in self._rows]) for name in columns}
 
     @property
