@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from twmaml.configuration.config_files import configuration_folder, register_resolvers
 from twmaml.configuration.explain import explain_error
+from twmaml.configuration.overrides import check_overrides
 from twmaml.configuration.settings import read_settings
 from twmaml.errors import ConfigurationError
 
@@ -33,6 +34,7 @@ def compose_configuration(overrides: Sequence[str], changes: Mapping[str, Any] |
     """
     register_resolvers()
     try:
+        check_overrides(overrides)
         with initialize_config_dir(configuration_folder(), version_base="1.3"):
             cfg = compose("train", list(overrides), return_hydra_config=True)
         choices = {group: str(choice) for group, choice in cfg.hydra.runtime.choices.items()}
