@@ -26,13 +26,14 @@ MAY_IMPORT = {
     "training": {*METHOD, "figures", "storage"},
     "configuration": {"training", *METHOD, "storage"},
     "jobs": {"configuration", "training", "storage", "figures"},
-    "api": {"configuration", *PARTS, "storage", "figures"},
+    "python": {"configuration", "training", *METHOD, "storage", "figures"},
+    "api": {"python", *PARTS, "storage", "figures"},
     "train": {"jobs", "configuration"},
-    "compare": {"analysis", "api"},
+    "compare": {"analysis", "configuration"},
     "reproduce": {"analysis", "configuration"},
 }
 HYDRA = {"jobs", "configuration", "train"}
-OMEGACONF = {*HYDRA, "analysis.finished_runs", "api", "reproduce"}
+OMEGACONF = {*HYDRA, "analysis.finished_runs", "python", "reproduce"}
 
 
 def _modules():

@@ -15,8 +15,8 @@ from twmaml.analysis.finished_runs import read_runs
 from twmaml.analysis.measures import measures_of
 from twmaml.analysis.published import arms_of, commands_of, compare_runs, compare_with, judge
 from twmaml.analysis.published import reproduce as reproduce_preset
-from twmaml.api import compose
 from twmaml.configuration.build import build_parts
+from twmaml.configuration.composition import compose_configuration
 from twmaml.configuration.config_files import configuration_folder
 from twmaml.configuration.settings import read_settings
 from twmaml.reproduce import read_presets
@@ -46,7 +46,7 @@ def test_a_preset_can_be_run_and_says_what_it_is_compared_with(name):
     for arm in preset["arms"].values():
         (sampler,) = (override.removeprefix("sampler=") for override in arm if override.startswith("sampler="))
         assert (folder / "sampler" / f"{sampler}.yaml").exists()
-    splits = ["eval", *OmegaConf.create(compose([f"experiment={name}"])).evaluation.splits]
+    splits = ["eval", *OmegaConf.create(compose_configuration([f"experiment={name}"]).config).evaluation.splits]
     assert preset["source"]
     assert preset["protocol"]
     assert ("data" in preset) == ("data_help" in preset)
@@ -66,7 +66,7 @@ def test_a_preset_can_be_run_and_says_what_it_is_compared_with(name):
 )
 def test_every_arm_of_a_preset_composes(name, arm):
     overrides = read_presets()[name]["arms"][arm]
-    config = OmegaConf.create(compose([f"experiment={name}", *overrides]))
+    config = OmegaConf.create(compose_configuration([f"experiment={name}", *overrides]).config)
     parts = build_parts(config, read_settings(config))
     if any(figure.get("at") == "best" for figure in read_presets()[name]["figures"]):
         assert "validation" in parts.evaluations

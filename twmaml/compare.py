@@ -47,7 +47,7 @@ def main() -> None:
 
 def draw_picture_of(config: Mapping[str, Any]) -> "DrawPicture | None":
     """Draws the pictures of the family in a configuration; None if its code is not to be run."""
-    from twmaml.api import trusted_family  # noqa: PLC0415  a second that runs without pictures need not wait for
+    from twmaml.configuration.instantiation import trusted_family  # noqa: PLC0415  a second that only pictures take
 
     family = trusted_family(config)
     return None if family is None else family.draw_picture

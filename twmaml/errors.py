@@ -16,6 +16,10 @@ class ConfigurationError(ExpectedError):
     """A mistake of the user's; the message is one line that names the key, the value and what is allowed."""
 
 
+class TrainingFailedError(ExpectedError):
+    """A loss stopped being finite, or a run cannot go on; the message is one line that says where and why."""
+
+
 class SweepFailedError(ExpectedError):
     """Some jobs of a sweep have failed; the message lists each with its reason."""
 

@@ -7,7 +7,8 @@ import pytest
 
 from tests.configuration.test_build import CONF, build
 from twmaml.adaptation.base import adapt, bind
-from twmaml.api import compose, load
+from twmaml.api import load
+from twmaml.configuration.composition import compose_configuration
 from twmaml.storage.checkpoint import Checkpoint, Notes, pack, write
 from twmaml.storage.metrics_file import Mark
 
@@ -26,7 +27,7 @@ def test_a_loaded_run_adapts_as_its_adaptation_says(adaptation, tmp_path):
     # Of a network in the middle of training: everything that is learned has moved.
     moved = jax.tree.map(lambda p: p + 0.1 * jnp.cos(jnp.arange(p.size)).reshape(p.shape), learner.init(0).meta_params)
     state = learner.init(0)._replace(meta_params=moved)
-    notes = Notes(5, 0, compose([*overrides]), {}, 1.0, Mark(0, ""), None)
+    notes = Notes(5, 0, compose_configuration(overrides).config, {}, 1.0, Mark(0, ""), None)
     (tmp_path / "checkpoints").mkdir()
     write(tmp_path, Checkpoint(notes, {name: np.asarray(leaf) for name, leaf in pack(state).items()}), keep=1)
 

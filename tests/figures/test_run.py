@@ -16,11 +16,10 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from tests.conftest import ACCURACY, SCORE, contents
+from twmaml.figures.data import FigureData, Judged
 from twmaml.figures.panels import cell_labels, describe_task, make_panels, use_log_scale
 from twmaml.figures.run import (
     FIGURES,
-    FigureData,
-    Judged,
     draw_adaptation,
     draw_all,
     draw_contexts,

@@ -27,7 +27,7 @@ from hydra_plugins.twmaml_launcher.launcher import VectorisedLauncher, ended, en
 from hydra_plugins.twmaml_launcher.logs import log_to_folders
 from hydra_plugins.twmaml_launcher.sweep_job import SweepJob, SweepJobs
 from tests.conftest import contents, read_wandb, succeed, wait_for_rows
-from twmaml.api import compose
+from twmaml.configuration.composition import compose_configuration
 from twmaml.configuration.config_files import configuration_folder, register_resolvers
 from twmaml.jobs.grouping import group_keys
 from twmaml.jobs.task import TrainTask
@@ -319,7 +319,7 @@ def test_what_has_not_begun_when_a_sweep_is_stopped_does_not_begin(start, tmp_pa
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 143
-    assert errors == "WARNING: Interrupted: writing what there is; Ctrl-C (again) to end at once\n"
+    assert errors == "WARNING: Interrupted: ends after this chunk; Ctrl-C (again) to end at once\n"
     assert [path.parent.name for path in (tmp_path / "sweep").glob("*/metrics.csv")] == ["0"]
 
 
@@ -423,7 +423,7 @@ def test_jobs_are_grouped_that_differ_only_in_what_is_a_runs_own():
 
 
 def test_on_an_accelerator_an_expensive_sampler_has_a_program_of_its_own(monkeypatch):
-    configs = [compose([f"sampler={name}"]) for name in ("uniform", "weighted", "risk_prediction")]
+    configs = [compose_configuration([f"sampler={name}"]).config for name in ("uniform", "weighted", "risk_prediction")]
     on_cpu = TrainTask().group_keys(configs)
     monkeypatch.setattr("jax.default_backend", lambda: "gpu")
     uniform, weighted, expensive = TrainTask().group_keys(configs)

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from twmaml.adaptation.base import Adaptation
 from twmaml.configuration.explain import explain_instantiation
-from twmaml.configuration.instantiation import build_model, build_part
+from twmaml.configuration.instantiation import build_model, build_part, check_kind
 from twmaml.configuration.numbers import NUMBERED, renumber
 from twmaml.configuration.part_checks import (
     attributing_errors,
@@ -30,6 +30,7 @@ from twmaml.configuration.splits import build_splits, fingerprint
 from twmaml.errors import ConfigurationError, one_line
 from twmaml.meta_learning.evaluation import Evaluation
 from twmaml.meta_learning.learner import MetaLearner
+from twmaml.models.base import Model
 from twmaml.samplers.base import Sampler
 from twmaml.tasks.base import TaskFamily
 from twmaml.training.memory import Need, least_bytes
@@ -38,19 +39,43 @@ from twmaml.training.parts import Parts
 _MOST_WEIGHTS = 1e9  # with gradient and optimiser state 16 GB
 
 
-def build_parts(cfg: DictConfig, settings: Settings) -> Parts:
+KINDS: Mapping[str, Any] = {
+    "task": TaskFamily,
+    "sampler": Sampler,
+    "model": Model,
+    "adaptation": Adaptation,
+    "optimizer": optax.GradientTransformation,
+}
+"""The parts of a learner by key, and what each has to be."""
+
+
+def build_parts(cfg: DictConfig, settings: Settings, given: Mapping[str, Any] | None = None) -> Parts:
     """Builds and checks everything that a configuration describes; nothing is compiled.
+
+    Args:
+        cfg: the configuration.
+        settings: read from it.
+        given: parts by key that are there already, whatever the configuration says of them.
 
     Raises:
         ConfigurationError: for the first thing that is wrong.
     """
-    family = build_part(cfg, "task", TaskFamily)
+    given = given or {}
+    for key, part in given.items():
+        check_kind(part, key, KINDS[key])
+
+    def part(key: str) -> Any:
+        if key in given:
+            return given[key]
+        return _build_optimizer(cfg) if key == "optimizer" else build_part(cfg, key, KINDS[key])
+
+    family = part("task")
     learner = MetaLearner(
         family=family,
-        sampler=build_part(cfg, "sampler", Sampler),
-        model=build_model(cfg, family),
-        adaptation=build_part(cfg, "adaptation", Adaptation),
-        optimizer=_build_optimizer(cfg),
+        sampler=part("sampler"),
+        model=given["model"] if "model" in given else build_model(cfg, family),
+        adaptation=part("adaptation"),
+        optimizer=part("optimizer"),
         meta_batch=settings.meta_batch,
         shots=settings.shots,
         queries=settings.queries,
@@ -58,7 +83,7 @@ def build_parts(cfg: DictConfig, settings: Settings) -> Parts:
         tasks_at_once=settings.devices.tasks_at_once,
     )
     parts = _check_parts(learner)
-    plain_task: Any = OmegaConf.to_container(cfg.task)
+    plain_task: Any = None if "task" in given else OmegaConf.to_container(cfg.task)
     evaluations, data = build_splits(learner, plain_task, settings.evaluation)
     figures = {name: _build_figure(cfg, name) for name in cfg.figures}
     with attributing_errors(parts):
@@ -71,23 +96,18 @@ def build_parts(cfg: DictConfig, settings: Settings) -> Parts:
         raise ConfigurationError(f"model: has {count:.3g} weights. At most {_MOST_WEIGHTS:.0e} are allowed")
     with attributing_errors(parts):
         needs = _check_programs(learner, evaluations, data, f"model (of {count:.3g} weights)")
-    nodes: dict[str, Any] = {key: OmegaConf.to_container(cfg[key], resolve=True) for key in NUMBERED}
-    if "outputs" in nodes["model"]:
+    built = [key for key in NUMBERED if key not in given]
+    nodes: dict[str, Any] = {key: OmegaConf.to_container(cfg[key], resolve=True) for key in built}
+    if "outputs" in nodes.get("model", {}):
         nodes["model"]["outputs"] = family.outputs
     return Parts(learner, evaluations, data, fingerprint(data), figures, needs, nodes, renumber)
 
 
 def _check_parts(learner: MetaLearner) -> dict[str, Any]:
     """The parts by key, each of which keeps what its base class promises."""
-    parts = {
-        "task": learner.family,
-        "sampler": learner.sampler,
-        "model": learner.model,
-        "adaptation": learner.adaptation,
-        "optimizer": learner.optimizer,
-    }
-    for key, base in (("task", TaskFamily), ("sampler", Sampler), ("adaptation", Adaptation)):
-        check_signatures(key, parts[key], base)
+    parts = {key: learner.family if key == "task" else getattr(learner, key) for key in KINDS}
+    for key in ("task", "sampler", "adaptation"):
+        check_signatures(key, parts[key], KINDS[key])
     check_adaptation(learner.adaptation, learner.family)
     with attributing_errors(parts):
         check_sampler(learner.sampler, learner.family.grid, learner.meta_batch)

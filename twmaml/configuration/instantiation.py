@@ -1,5 +1,6 @@
 """From a node of the configuration to the object that it describes."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import hydra
@@ -10,6 +11,9 @@ from twmaml.configuration.explain import explain_instantiation
 from twmaml.errors import ConfigurationError
 from twmaml.models.base import Model
 from twmaml.tasks.base import TaskFamily
+
+TRUSTED = ("twmaml.tasks.", "twmaml.models.", "twmaml.adaptation.", "twmaml.space.", "jax.nn.", "jax._src.nn.")
+"""Where the parts come from that `load` builds unasked."""
 
 
 def build_part(cfg: DictConfig, key: str, protocol: Any) -> Any:
@@ -24,13 +28,29 @@ def build_part(cfg: DictConfig, key: str, protocol: Any) -> Any:
         raise ConfigurationError(explain_instantiation(error, key)) from error
     except SystemExit as error:  # of a _target_ that is no part at all
         raise ConfigurationError(f"{key}: a _target_ in it ends the process") from error
-    if not isinstance(part, protocol):
-        name = f"twmaml's {protocol.__name__}" if protocol.__module__.startswith("twmaml") else protocol.__name__
-        members = {*protocol.__annotations__, *vars(protocol)} if getattr(protocol, "_is_protocol", False) else {}
-        missing = sorted(each for each in members if not each.startswith("_") and not hasattr(part, each))
-        lacks = f"; it has no {', '.join(missing)}" if missing else ""
-        raise ConfigurationError(f"{key}._target_={cfg[key].get('_target_')}: does not make a {name}{lacks}")
+    if (fault := _fault_of(part, protocol)) is not None:
+        raise ConfigurationError(f"{key}._target_={cfg[key].get('_target_')}: does not make a {fault}")
     return part
+
+
+def check_kind(part: Any, key: str, protocol: Any) -> None:
+    """Refuses an object that is to be a part and is not what the protocol says.
+
+    Raises:
+        ConfigurationError: if it is not.
+    """
+    if (fault := _fault_of(part, protocol)) is not None:
+        raise ConfigurationError(f"{key}={part!r}: must be an instance of {fault}")
+
+
+def _fault_of(part: Any, protocol: Any) -> str | None:
+    """The name of the protocol, and what a part lacks of it; None if it is what the protocol says."""
+    if isinstance(part, protocol) and not isinstance(part, type):
+        return None
+    name = f"twmaml's {protocol.__name__}" if protocol.__module__.startswith("twmaml") else protocol.__name__
+    members = {*protocol.__annotations__, *vars(protocol)} if getattr(protocol, "_is_protocol", False) else {}
+    missing = sorted(each for each in members if not each.startswith("_") and not hasattr(part, each))
+    return name + (f"; it has no {', '.join(missing)}" if missing else "")
 
 
 def refuse_foreign(part: Any, trusted: tuple[str, ...]) -> None:
@@ -45,6 +65,15 @@ def refuse_foreign(part: Any, trusted: tuple[str, ...]) -> None:
         trusted
     ):
         raise ConfigurationError(f"{target}: is not twmaml's own; load(folder, trust=[MODULE]) runs it all the same")
+
+
+def trusted_family(config: Mapping[str, Any]) -> TaskFamily | None:
+    """The task family of a configuration, if it is twmaml's own: for its pictures. Nothing else is executed."""
+    try:
+        refuse_foreign(config["task"], TRUSTED)
+        return build_part(OmegaConf.create(dict(config)), "task", TaskFamily)
+    except ConfigurationError:
+        return None
 
 
 def build_model(cfg: DictConfig, family: TaskFamily) -> Model:

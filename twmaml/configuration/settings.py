@@ -14,6 +14,7 @@ from twmaml.configuration.explain import first_invalid
 from twmaml.errors import ConfigurationError
 from twmaml.statistics import VALIDATION
 from twmaml.storage.wandb_run import WandbMode
+from twmaml.training.plan import Plan
 from twmaml.types import InnerSteps
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -117,6 +118,12 @@ class Settings:
                 f"evaluation.patience={self.evaluation.patience}: needs a split to judge by, "
                 f"+evaluation.splits.{VALIDATION}={{}}; must be null without"
             )
+
+    @property
+    def plan(self) -> Plan:
+        """When training does what."""
+        periods = self.log_every, self.evaluation.every, self.figures_every, self.checkpoint.every
+        return Plan(self.steps, *periods, keep=self.checkpoint.keep, patience=self.evaluation.patience)
 
     @property
     def seeds(self) -> Sequence[int]:

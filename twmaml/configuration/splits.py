@@ -24,29 +24,31 @@ _MOST_TASKS = 1_000_000  # of an evaluation; they take minutes
 
 
 def build_splits(
-    learner: MetaLearner, task: Mapping[str, Any], asked: EvaluationSettings
+    learner: MetaLearner, task: Mapping[str, Any] | None, asked: EvaluationSettings
 ) -> tuple[dict[str, Evaluation], dict[str, Any]]:
     """The evaluation of every split, and the arrays of its family; those of training under `train`.
 
     Args:
         learner: with the training family.
-        task: the configuration of that family.
+        task: the configuration of that family; None of one that has none, of which there are no other versions.
         asked: the keys under `evaluation`.
 
     Raises:
         ConfigurationError: for the first thing that is wrong.
     """
-    data = {"train": _data_of(learner.family, task)}
+    data = {"train": learner.family.data() if task is None else _data_of(learner.family, task)}
     counts = f"shots={learner.shots} queries={learner.queries}"
     _check_data(learner.family, data["train"], learner.shots, learner.queries, counts)
     evaluations = {}
     for name, split in asked.splits.items():
         family, own = learner.family, task
         if split.task:
+            if task is None:
+                raise ConfigurationError(f"evaluation.splits.{name}.task: cannot change a task that is an object")
             own = merge_task(task, split.task)
             family = _build_family(own, name)
         try:
-            data[name] = _data_of(family, own)
+            data[name] = _data_of(family, own) if split.task and own is not None else data["train"]
             own_learner = replace(learner, family=family, shots=split.shots or learner.shots)
             evaluation = _build_evaluation(own_learner, name, split, asked, learner.family)
             shots = "shots" if split.shots is None else f"evaluation.splits.{name}.shots"

@@ -2,7 +2,6 @@
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from twmaml.figures.data import FigureData, Judged
 from twmaml.figures.panels import (
     COLOURS,
     add_colour_bar,
@@ -29,7 +29,6 @@ from twmaml.figures.panels import (
     views_of,
 )
 from twmaml.space.grid import ParameterGrid
-from twmaml.space.priority_queue import PriorityQueue
 from twmaml.statistics import (
     DIVERGED,
     LOGGED,
@@ -45,58 +44,7 @@ from twmaml.statistics import (
     reported_steps,
 )
 from twmaml.storage.files import whole_file
-from twmaml.storage.pictures_file import Pictures
 from twmaml.types import Metric
-
-
-@dataclass(frozen=True)
-class Judged:
-    """An evaluation of a run on one split."""
-
-    grid: ParameterGrid
-    draws: int
-    """Tasks of a cell."""
-    metrics: Sequence[Metric]
-    """The score, and the family's further metrics."""
-    values: Mapping[str, np.ndarray]
-    """The score's under `loss`, others' under their keys, [tasks, inner steps + 1] each."""
-    protocol: str
-
-    def of(self, metric: Metric) -> np.ndarray:
-        """The values of a metric, [tasks, inner steps + 1]."""
-        return self.values[key_of(metric, self.metrics)]
-
-    @property
-    def steps(self) -> int:
-        """Inner steps."""
-        return self.values[SCORE].shape[1] - 1
-
-
-@dataclass(frozen=True)
-class FigureData:
-    """All that the figures of a run are drawn from, in a form that another process can draw them from."""
-
-    title: str
-    grid: ParameterGrid
-    """The queue's."""
-    queue: PriorityQueue
-    probabilities: np.ndarray
-    """The sampler's distribution over cells."""
-    selects: bool
-    """Whether that is only the proposal, of which draws are chosen."""
-    splits: Mapping[str, Judged]
-    """The latest evaluation of each split; `eval` is always among them."""
-    history: Mapping[str, np.ndarray]
-    """metrics.csv by column."""
-    pictures: Pictures | None
-    """None of a family that has none."""
-    draw_picture: Callable[[Any, Mapping[str, np.ndarray]], None]
-    """The family's: draws one task's picture into Matplotlib's axes."""
-    learned: Mapping[str, np.ndarray]
-    """Arrays that are learned besides the weights, by name."""
-    contexts: np.ndarray | None
-    """The adapted numbers of the tasks of `eval`, [tasks, size], where these are not weights."""
-
 
 _MOST_PANELS = 7
 """Panels beside each other that show an evaluation."""
@@ -122,19 +70,31 @@ def draw_all(data: FigureData, folder: Path, figures: Mapping[str, Draw] | None 
         figures: those of the user's own, by name; besides the package's, which one of the same name replaces.
     """
     drawn = Drawn([], [])
-    for name, draw in {**FIGURES, **_of_splits(data), **(figures or {})}.items():
+    for name in figures_of(data, figures):
         try:
-            figure = draw(data)
+            figure = draw_figure(name, data, figures)
             if figure is None:
                 continue
-            title, top = f"{data.title}: {name.replace('_', ' ')}", 1 - 0.1 / figure.get_figheight()
-            figure.suptitle(title, x=0.01, y=top, ha="left", va="top", fontweight="bold")
             with whole_file(folder / f"{name}.png") as partial:
                 figure.savefig(partial, format="png", dpi=120)
             drawn.paths.append(folder / f"{name}.png")
         except Exception as error:
             drawn.failures.append(f"the figure {name} could not be drawn: {error!r}\n{traceback.format_exc()}")
     return drawn
+
+
+def figures_of(data: FigureData, figures: Mapping[str, Draw] | None = None) -> dict[str, Draw]:
+    """The figures of a run by name: the package's, and those of the user's own."""
+    return {**FIGURES, **_of_splits(data), **(figures or {})}
+
+
+def draw_figure(name: str, data: FigureData, figures: Mapping[str, Draw] | None = None) -> Figure | None:
+    """One of `figures_of`, with its title; None if there is nothing to show."""
+    figure = figures_of(data, figures)[name](data)
+    if figure is not None:
+        title, top = f"{data.title}: {name.replace('_', ' ')}", 1 - 0.1 / figure.get_figheight()
+        figure.suptitle(title, x=0.01, y=top, ha="left", va="top", fontweight="bold")
+    return figure
 
 
 def _of_splits(data: FigureData) -> dict[str, Draw]:

@@ -3,16 +3,13 @@
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra._internal.utils import get_args_parser
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString, Sweep
 
-from twmaml.configuration.config_files import configuration_folder
 from twmaml.configuration.explain import explain_error, explain_hydra
-from twmaml.errors import ConfigurationError, one_line
+from twmaml.configuration.overrides import check_overrides
+from twmaml.errors import ConfigurationError
 from twmaml.storage.run_folder import AlreadyFinishedError
 
 
@@ -33,43 +30,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
     """
     parser: Any = get_args_parser()
     parser.error = _refuse
-    for override in parse_overrides(parser.parse_args(arguments).overrides):
-        group, value = override.key_or_group, override.value()
-        if isinstance(value, ChoiceSweep) and any(isinstance(each, Sweep) for each in value.list):
-            raise ConfigurationError(f"{override.input_line}: a sweep cannot stand in a list of values; write them out")
-        if not (Path(configuration_folder()) / group).is_dir():
-            continue
-        if override.is_delete():
-            if not isinstance(value, str | QuotedString | None):
-                raise ConfigurationError(f"{override.input_line}: must name the choice to leave out, or nothing")
-            continue
-        if isinstance(value, ChoiceSweep):
-            choices = value.list
-        elif override.is_sweep_override() or isinstance(value, dict) or (value is None and group == "experiment"):
-            continue
-        else:
-            choices = value if isinstance(value, list) else [value]
-        for choice in choices:
-            text = choice.text if isinstance(choice, QuotedString) else choice
-            if not isinstance(text, str) or not text or "${" in text:
-                raise ConfigurationError(f"{group}={choice}: must be set to one of its choices (--help lists them)")
-
-
-def parse_overrides(arguments: Sequence[str]) -> list[Override]:
-    """Overrides as Hydra's grammar reads them.
-
-    Raises:
-        ConfigurationError: for the first one that it stumbles over.
-        OverrideParseException: for the first one that it cannot read.
-    """
-    parser = OverridesParser.create()
-    overrides: list[Override] = []
-    for argument in arguments:
-        try:
-            overrides += parser.parse_overrides([argument])
-        except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
-            raise ConfigurationError(f"{argument}: cannot be read: {one_line(error)}") from error
-    return overrides
+    check_overrides(parser.parse_args(arguments).overrides)
 
 
 def _refuse(message: str) -> NoReturn:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -17,22 +16,18 @@ from omegaconf import DictConfig, OmegaConf
 from twmaml.configuration.build import build_parts
 from twmaml.configuration.numbers import may_be_arguments
 from twmaml.configuration.settings import Settings, read_settings
-from twmaml.errors import ConfigurationError, ExpectedError
+from twmaml.errors import ConfigurationError, ExpectedError, TrainingFailedError
 from twmaml.jobs.grouping import sampler_numbers, shared_numbers
-from twmaml.jobs.process import allow_open_files, prepare_jax
 from twmaml.statistics import key_of, leading
 from twmaml.storage.run_folder import Finished, RunFolder, State
+from twmaml.training.devices import check_machine
 from twmaml.training.group import train_runs
-from twmaml.training.memory import check_memory
 from twmaml.training.parts import Parts
-from twmaml.training.plan import Plan, Stop
+from twmaml.training.plan import Stop
+from twmaml.training.process import allow_open_files, prepare_jax
 from twmaml.training.runs import Progress, RunResult, RunSpec, Shared
 
 GROUPS = ("sampler", "task", "model", "adaptation")
-
-
-class TrainingFailedError(ExpectedError):
-    """A loss stopped being finite, or a run cannot go on; the message is one line that says where and why."""
 
 
 class ReportedError(BaseException):
@@ -164,14 +159,6 @@ def arguments_of(config: Mapping[str, Any], others: Mapping[str, float]) -> set[
 _arguments: dict[tuple[str, str], set[str]] = {}
 
 
-def check_machine(parts: Parts) -> None:
-    """Refuses parts for which this machine has not enough devices or memory."""
-    asked, present = parts.learner.task_devices, jax.device_count()
-    if asked > present:
-        raise ConfigurationError(f"devices.tasks={asked}: there {'is' if present == 1 else 'are'} {present} here")
-    check_memory(parts.needs)
-
-
 def states_in(config: Mapping[str, Any], folder: Path) -> list[State]:
     """The states of the folders of a job's runs.
 
@@ -214,18 +201,14 @@ def train_jobs(jobs: Sequence[Job], progress: Progress, stop: Stop, drawing: Exe
             if stop.asked:
                 break
             together = [jobs[index] for index in numbers]
-            s, parts = (
-                together[0].settings,
-                together[0].parts,
-            )  # which are everybody's, as far as a program depends on them
-            periods = s.log_every, s.evaluation.every, s.figures_every, s.checkpoint.every
-            plan = Plan(s.steps, *periods, keep=s.checkpoint.keep, patience=s.evaluation.patience)
+            # Everybody's, as far as a program depends on them.
+            settings, parts = together[0].settings, together[0].parts
             specs: list[RunSpec] = []
             for of_samplers in sampler_numbers([job.config for job in together], arguments_of):
                 same_sampler = together[min(of_samplers)].parts
                 for index, own in of_samplers.items():
                     specs += together[index].specs(same_sampler, {**[*numbers.values()][index], **own})
-            shared = Shared(parts, plan, s.devices.memory_gib)
+            shared = Shared(parts, settings.plan, settings.devices.memory_gib)
             results |= {run.folder: run for run in train_runs(shared, specs, progress, stop, drawing)}
     return [[results[run.path] for run in job.runs if run.path in results] for job in jobs]
 

@@ -8,24 +8,23 @@ from pathlib import Path
 
 from hydra_plugins.twmaml_launcher.contract import Described, RunGroup
 from twmaml.configuration.settings import listed
-from twmaml.errors import ConfigurationError
+from twmaml.errors import ConfigurationError, TrainingFailedError
 from twmaml.figures.pool import drawing_executor
 from twmaml.jobs.job import (
     Job,
-    TrainingFailedError,
     build_key,
     build_once,
-    check_machine,
     finished_job,
     result_of,
     train_jobs,
 )
-from twmaml.jobs.process import allow_open_files, stop_on_interrupt
 from twmaml.jobs.report import jobs_title, resume_command, upload_command
 from twmaml.jobs.terminal import SweepTerminal
 from twmaml.statistics import SCORE
 from twmaml.storage.files import shorten
+from twmaml.training.devices import check_machine
 from twmaml.training.plan import Stop
+from twmaml.training.process import allow_open_files, stop_on_interrupt
 from twmaml.training.runs import RunResult
 
 log = logging.getLogger(__name__)

@@ -25,12 +25,12 @@ from twmaml.jobs.job import (
     states_in,
     train_jobs,
 )
-from twmaml.jobs.process import stop_on_interrupt
 from twmaml.jobs.report import closing_paths, closing_tables, describe, resume_command
 from twmaml.jobs.sweep import sweep
 from twmaml.jobs.terminal import Terminal
 from twmaml.storage.checkpoint import CheckpointError
 from twmaml.storage.run_folder import Finished
+from twmaml.training.process import stop_on_interrupt
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The program of one run, for many runs spread over the devices."""
+"""The devices: whether there are enough, and the program of one run for many runs spread over them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,9 +7,21 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from twmaml.errors import ConfigurationError
+from twmaml.training.memory import check_memory
+from twmaml.training.parts import Parts
+
 # Levels of optimisation below the default 3: the programs are as fast, and compiled in three quarters of the time.
 # That was measured on CPUs; other platforms keep their default.
 TRAINING, QUICKLY = 2, 1
+
+
+def check_machine(parts: Parts) -> None:
+    """Refuses parts for which this machine has not enough devices or memory."""
+    asked, present = parts.learner.task_devices, jax.device_count()
+    if asked > present:
+        raise ConfigurationError(f"devices.tasks={asked}: there {'is' if present == 1 else 'are'} {present} here")
+    check_memory(parts.needs)
 
 
 def compile_program(program: Any, level: int) -> Any:

@@ -10,7 +10,7 @@ from twmaml.storage.metrics_file import NO_FIT
 from twmaml.storage.run_folder import Finished, Resumable
 from twmaml.storage.wandb_run import WandbRun
 from twmaml.training.loop import train
-from twmaml.training.memory import free_memory
+from twmaml.training.memory import allowed_memory
 from twmaml.training.plan import Plan, Stop
 from twmaml.training.programs import DoesNotFitError, Group, Programs, Tracing
 from twmaml.training.recorder import Recorder
@@ -20,9 +20,6 @@ log = logging.getLogger(__name__)
 
 
 _OTHER_DATA = "was trained with other images or arrays than are there now; it cannot go on with these"
-
-MEMORY_SHARE = 0.8
-"""The part of the free memory that a program may take."""
 
 
 def train_runs(
@@ -126,14 +123,13 @@ def _compiled(
     shared: Shared, whole: Tracing, specs: Sequence[RunSpec], background: Executor
 ) -> Iterator[tuple[slice, Programs]]:
     """The programs of all runs; where the memory does not hold them, those of half of them and of the others."""
-    given = shared.memory_gib
     parts: list[tuple[int, int, Tracing | None]] = [(0, len(specs), whole)]
     while parts:
         start, end, traced = parts.pop(0)
         if traced is None:
             traced = _trace(specs[start:end], background)
         try:
-            programs = traced.compiled(MEMORY_SHARE * free_memory() if given is None else given * 2**30)
+            programs = traced.compiled(allowed_memory(shared.memory_gib))
         except DoesNotFitError as error:
             middle = (start + end) // 2
             log.info("%s; goes on with %d of them", error, middle - start)

@@ -12,7 +12,8 @@ from twmaml.meta_learning.chunk import Chunk
 from twmaml.meta_learning.evaluation import Judgement
 from twmaml.meta_learning.learner import RunState
 from twmaml.storage.checkpoint import Checkpoint
-from twmaml.training.diagnosis import describe_failure, end_failed
+from twmaml.training.diagnosis import describe_failure
+from twmaml.training.failures import end_failed
 from twmaml.training.plan import Plan, Stop
 from twmaml.training.programs import Programs
 from twmaml.training.recorder import Recorder, running
@@ -131,7 +132,7 @@ def _end(
             run.finish_figures()
             broken = not np.isfinite(run.losses[:, 0]).any()  # by the very last update
             planned = "finished" if run.at_end else "interrupted"
-            run.close(describe_failure(run, step) if broken else planned, seconds, len(runs))
+            run.close(describe_failure(run.standing, step) if broken else planned, seconds, len(runs))
 
 
 def _save(programs: Programs, runs: Sequence[Recorder], states: RunState, writing: Executor) -> None:

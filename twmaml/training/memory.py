@@ -11,6 +11,9 @@ from jax.extend.core import ClosedJaxpr
 
 from twmaml.errors import ConfigurationError
 
+_SHARE = 0.8
+"""The part of the free memory that a program may take."""
+
 
 class Need(NamedTuple):
     """The memory that a part of a run takes."""
@@ -53,6 +56,11 @@ def _is_program(part: Any) -> bool:
 
 def _bytes(aval: Any) -> float:
     return math.prod(aval.shape) * aval.dtype.itemsize
+
+
+def allowed_memory(gib: float | None) -> float:
+    """Bytes that a program may take: so many GiB, or the greater part of what is free if None."""
+    return _SHARE * free_memory() if gib is None else gib * 2**30
 
 
 def free_memory() -> float:

@@ -27,7 +27,7 @@ class Parts:
     """Figures of the user's own by name."""
     needs: Sequence[Need]
     nodes: Mapping[str, Any]
-    """The configurations of the learner's parts."""
+    """The configurations of the learner's parts, of those that have one."""
     renumber: Callable[[Mapping[str, Any], MetaLearner, Mapping[str, Number]], MetaLearner]
     """A learner, built from such nodes, with other numbers in its parts."""
 

@@ -14,24 +14,33 @@ from twmaml.errors import explain
 from twmaml.meta_learning.chunk import Chunk
 from twmaml.meta_learning.evaluation import Judgement
 from twmaml.meta_learning.learner import RunState
-from twmaml.statistics import VALIDATION, rank_correlation
+from twmaml.statistics import VALIDATION
 from twmaml.storage import pictures_file, summary
 from twmaml.storage.checkpoint import Checkpoint, Notes, prune
 from twmaml.storage.checkpoint import write as write_checkpoint
 from twmaml.storage.evaluation_file import path_of
+from twmaml.storage.evaluation_file import write as write_evaluation
 from twmaml.storage.files import run_log
-from twmaml.storage.metrics_file import TASKS_ADAPTED, TASKS_TRAINED, MetricsFile, read_metrics
+from twmaml.storage.metrics_file import MetricsFile, read_metrics
 from twmaml.storage.run_folder import cut_back
 from twmaml.storage.validation import Validation
 from twmaml.storage.wandb_run import WandbRun
+from twmaml.training.diagnosis import Standing
 from twmaml.training.programs import Programs
-from twmaml.training.results import Results, columns_of, pack_results, summarize_splits, unpack_results, write_results
+from twmaml.training.results import (
+    Results,
+    columns_of,
+    pack_results,
+    records_of,
+    summarize_splits,
+    unpack_results,
+)
+from twmaml.training.rows import columns_of_chunks, row_of, spent
 from twmaml.training.runs import RunResult, RunSpec, Shared
+from twmaml.training.showing import figure_data
 
 if TYPE_CHECKING:
-    from twmaml.figures.run import Drawn, FigureData
-
-_CORRELATION = "queue/visit_loss_correlation"
+    from twmaml.figures.run import Drawn
 
 
 class Recorder:
@@ -49,12 +58,8 @@ class Recorder:
         self.spec, self.folder, self.index = spec, spec.folder, index
         self._programs, self._shared = programs, shared
         self._wandb = wandb
-        metrics, columns = self.folder / "metrics.csv", [TASKS_ADAPTED, TASKS_TRAINED]
-        columns += [
-            *programs.metric_names(spec.sampler),
-            _CORRELATION,
-            *columns_of(shared.parts.evaluations),
-        ]
+        metrics = self.folder / "metrics.csv"
+        columns = [*columns_of_chunks(programs, spec.sampler), *columns_of(shared.parts.evaluations)]
         self.result = RunResult(folder=self.folder, wandb_mode=wandb.mode, wandb_url=wandb.url)
         self._results: Results = {}
         self.first_unadapted_loss = math.nan
@@ -95,6 +100,11 @@ class Recorder:
         return self._validation.best() == self.result.step
 
     @property
+    def standing(self) -> Standing:
+        """Whatever tells why it failed."""
+        return Standing(self.spec.seed, self.spec.sampler, self.losses, self.first_unadapted_loss, self.result.latest)
+
+    @property
     def losses(self) -> np.ndarray:
         """Scores of the split `eval`, [tasks, inner steps + 1]."""
         return self._results["eval"]["loss"]
@@ -115,16 +125,12 @@ class Recorder:
 
     def row(self, step: int, chunk: Chunk) -> dict[str, float]:
         """The row that a chunk leaves which begins at the last row and ends at a step."""
-        spent = self.spent(step, int(chunk.tasks_trained[self.index]))
-        own = {n: float(v[self.index]) for n, v in chunk.metrics.items() if n in self._metrics.columns}
-        # On the host: ranks need sorting, which a CPU's compiled programs do 50 times slower than NumPy.
-        losses, visits = (np.asarray(each)[self.index] for each in (chunk.losses, chunk.visits))
-        return {**spent, **own, _CORRELATION: rank_correlation(losses[visits > 0], visits[visits > 0])}
+        trained = int(chunk.tasks_trained[self.index])
+        return {**self.spent(step, trained), **row_of(chunk, self.index, self._metrics.columns)}
 
     def spent(self, step: int, trained: int) -> dict[str, float]:
         """The tasks that are paid for at a step, if so many were trained on since the last row."""
-        before = self.result.latest.get(TASKS_TRAINED, 0.0)
-        return {TASKS_ADAPTED: float(step * self._shared.parts.learner.meta_batch), TASKS_TRAINED: before + trained}
+        return spent(step, self._shared.parts.learner.meta_batch, trained, self.result.latest)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes one row to metrics.csv and to W&B."""
@@ -150,7 +156,8 @@ class Recorder:
         """
         own = jax.tree.map(lambda values: values[self.index], dict(judged))
         self._results = {split: jax.tree.map(np.asarray, each.results) for split, each in own.items()}
-        write_results(self.folder, step, own, self._shared.parts.evaluations, self._programs.tasks)
+        for split, record in records_of(own, self._shared.parts.evaluations, self._programs.tasks).items():
+            write_evaluation(path_of(self.folder, step, split), record)
         return summarize_splits(self._results, self._shared.parts.evaluations)
 
     def save(self, leaves: Mapping[str, np.ndarray], writing: Executor) -> None:
@@ -184,7 +191,11 @@ class Recorder:
         from twmaml.figures.run import draw_all  # noqa: PLC0415  imported in the background by now
 
         self.finish_figures()
-        data = _figure_data(self, self._programs, self._shared, self._results, states)
+        title, history = f"{self.spec.title}, meta-step {self.result.step:,}", read_metrics(self.folder / "metrics.csv")
+        shown, parts = self._programs.illustrate(states, self.index), self._shared.parts
+        data = figure_data(title, parts, self.spec.sampler, shown, self._results, history)
+        if data.pictures is not None:
+            pictures_file.write(self.folder, data.pictures)
         drawing_all = drawing.submit(draw_all, data, self.folder / "figures", self._shared.parts.figures)
         self._figures = (self.result.step, drawing_all)
 
@@ -208,6 +219,8 @@ class Recorder:
         """Writes summary.json, with the seconds that the meta-steps took, and ends the W&B run."""
         result = self.result
         result.status, result.best_step = status, self._validation.best(self._saved)
+        if result.failed:
+            run_log(self.folder).info(status)
         early = status == summary.FINISHED and result.step < self._shared.plan.steps
         ended = summary.Summary(
             status=f"failed: {status}" if result.failed else status,
@@ -225,34 +238,6 @@ class Recorder:
         summary.write(self.folder, ended)
         self._metrics.close()
         self._wandb.finish(result.latest, exit_code=0 if status == "finished" else 1)
-
-
-def _figure_data(run: Recorder, programs: Programs, shared: Shared, results: Results, states: RunState) -> "FigureData":
-    """The data of a run's figures; writes its pictures besides."""
-    from twmaml.figures.run import FigureData, Judged  # noqa: PLC0415  imported in the background by now
-
-    shown = programs.illustrate(states, run.index)
-    evaluation = shared.parts.evaluations["eval"]
-    pictures = None
-    if shown.pictures:
-        pictures = pictures_file.Pictures(shown.tasks / evaluation.grid.scale, shown.pictures)
-        pictures_file.write(run.folder, pictures)
-    return FigureData(
-        title=f"{run.spec.title}, meta-step {run.result.step:,}",
-        grid=shared.parts.learner.family.grid,
-        queue=shown.queue,
-        probabilities=shown.probabilities,
-        selects=run.spec.sampler.selects,
-        splits={
-            name: Judged(each.grid, each.draws, each.metrics, results[name], each.protocol)
-            for name, each in shared.parts.evaluations.items()
-        },
-        history=read_metrics(run.folder / "metrics.csv"),
-        pictures=pictures,
-        draw_picture=evaluation.learner.family.draw_picture,
-        learned=shown.learned,
-        contexts=shown.contexts,
-    )
 
 
 def running(runs: Sequence[Recorder]) -> list[Recorder]:

@@ -1,14 +1,13 @@
-"""The results of an evaluation: every metric of every split, in files, in checkpoints and as figures by name."""
+"""The results of an evaluation: every metric of every split, as records, in checkpoints and as figures by name."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import jax
 import numpy as np
 
 from twmaml.meta_learning.evaluation import Evaluation, EvaluationTasks, Judgement
 from twmaml.statistics import summarize
-from twmaml.storage.evaluation_file import EvaluationRecord, path_of, write
+from twmaml.storage.evaluation_file import EvaluationRecord
 
 Results = Mapping[str, Mapping[str, np.ndarray]]
 """Every metric of every split, [tasks, inner steps + 1]; of all runs with a leading axis of runs."""
@@ -45,17 +44,14 @@ def unpack_results(arrays: Mapping[str, np.ndarray]) -> Results:
     return results
 
 
-def write_results(
-    folder: Path,
-    step: int,
-    judged: Mapping[str, Judgement],
-    evaluations: Mapping[str, Evaluation],
-    tasks: Mapping[str, EvaluationTasks],
-) -> None:
-    """Writes the evaluation of every split of the run in a folder."""
+def records_of(
+    judged: Mapping[str, Judgement], evaluations: Mapping[str, Evaluation], tasks: Mapping[str, EvaluationTasks]
+) -> dict[str, EvaluationRecord]:
+    """The evaluation of every split of one run."""
+    records = {}
     for split, evaluation in evaluations.items():
         own = jax.tree.map(np.asarray, judged[split])
-        record = EvaluationRecord(
+        records[split] = EvaluationRecord(
             grid=evaluation.grid,
             metrics=evaluation.metrics,
             values=own.results,
@@ -63,4 +59,4 @@ def write_results(
             queue_losses=own.queue_losses,
             visits=own.visits,
         )
-        write(path_of(folder, step, split), record)
+    return records

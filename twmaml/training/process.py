@@ -1,4 +1,4 @@
-"""The process that a job runs in: JAX's settings, Ctrl-C, open files."""
+"""The process that runs are trained in: JAX's settings, Ctrl-C, open files."""
 
 import glob
 import hashlib
@@ -38,7 +38,7 @@ def stop_on_interrupt() -> Iterator[Stop]:
         if stop.asked and number == signal.SIGINT:
             raise KeyboardInterrupt(number)
         stop.signal = number if stop.signal is None else stop.signal
-        log.warning("Interrupted: writing what there is; Ctrl-C (again) to end at once")
+        log.warning("Interrupted: ends after this chunk; Ctrl-C (again) to end at once")
 
     try:
         previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -84,7 +84,10 @@ def prepare_jax(runs: int | None, threads: int | None) -> None:
         cores = count_cores()
         # One device a core, so that several runs share a machine without an accelerator.
         devices = int(os.environ.get("JAX_NUM_CPU_DEVICES", cores if runs is None else min(cores, runs)))
-        jax.config.update("jax_num_cpu_devices", devices)
+        try:
+            jax.config.update("jax_num_cpu_devices", devices)
+        except RuntimeError:  # whoever has started JAX, in a cell before say, goes on with its devices
+            return
         try:
             _start_on(cores if threads is None else max(1, min(cores, devices * threads)))
         except RuntimeError as error:

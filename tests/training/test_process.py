@@ -9,7 +9,7 @@ from multiprocessing import get_context
 import pytest
 
 from twmaml.figures.pool import FigureProcesses, count_cores
-from twmaml.jobs.process import stop_on_interrupt
+from twmaml.training.process import stop_on_interrupt
 
 
 def test_figures_are_drawn_here_when_a_process_that_draws_was_killed():
@@ -64,7 +64,7 @@ def test_only_cores_that_may_be_used_are_counted():
 
 _CORES_OF_THREADS = """
 import os, sys, threading, jax
-from twmaml.jobs.process import prepare_jax
+from twmaml.training.process import prepare_jax
 
 def cores_of_threads():
     return {int(thread): os.sched_getaffinity(int(thread)) for thread in os.listdir("/proc/self/task")}
@@ -103,7 +103,7 @@ def test_while_jax_starts_there_is_one_core_and_then_every_thread_has_its_own_ag
 
 
 def test_a_compiled_program_that_was_cut_off_in_the_cache_is_written_anew_without_noise(environment, tmp_path):
-    code = "import warnings, jax; from twmaml.jobs.process import prepare_jax; prepare_jax(None, None);"
+    code = "import warnings, jax; from twmaml.training.process import prepare_jax; prepare_jax(None, None);"
     code += "print(jax.jit(lambda x: x + 1)(1)); warnings.warn('another')"
     cache = tmp_path / "twmaml/jax"
 
@@ -126,7 +126,7 @@ def test_a_compiled_program_that_was_cut_off_in_the_cache_is_written_anew_withou
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux tells which cores a process may use")
 def test_jax_takes_as_many_threads_as_it_is_given_and_every_core_is_free_again(environment):
-    code = "import os, jax; from twmaml.jobs.process import prepare_jax; allowed = os.sched_getaffinity(0);"
+    code = "import os, jax; from twmaml.training.process import prepare_jax; allowed = os.sched_getaffinity(0);"
     code += "count = lambda: len(os.listdir('/proc/self/task')); before = count(); prepare_jax({}, {});"
     code += "same = all(os.sched_getaffinity(int(t)) == allowed for t in os.listdir('/proc/self/task'));"
     code += "print(jax.device_count(), count() - before, same)"
