@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from twmaml.analysis.answer import answer
 from twmaml.analysis.comparison import Comparison
 from twmaml.analysis.finished_runs import group_runs, read_runs
 from twmaml.analysis.resampling import estimate
-from twmaml.figures.panels import COLOURS, axis_label, make_panels, set_title
+from twmaml.figures.panels import COLOURS, axis_label
 from twmaml.statistics import label_of
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -124,7 +126,7 @@ def of_uniform(family: Mapping[str, Any], measure: str, name: str) -> tuple[floa
 
 def draw_changes(families: Sequence[Mapping[str, Any]], path: Path) -> None:
     """A panel for each family: what every sampler changes of mean, worst tenth and worst cell."""
-    figure, (row,) = make_panels(1, len(families), 3.1, 3.4, left=1.35, bottom=0.7, right=0.2)
+    figure, row = panels(len(families), 3.4)
     for axes, family in zip(row, families, strict=True):
         samplers = [name for name in family["measures"]["mean"] if name != UNIFORM]
         for shift, (measure, label), colour in zip((-0.24, 0, 0.24), MEASURES.items(), COLOURS, strict=False):
@@ -137,42 +139,63 @@ def draw_changes(families: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.set_yticks(range(len(samplers)), samplers if axes is row[0] else [""] * len(samplers))
         axes.invert_yaxis()
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axes.set_xlabel("change to uniform (left: better)")
-        set_title(axes, f"{family['task']}: {family['metric']}")
-    row[-1].legend(fontsize=8)
-    figure.savefig(path, dpi=100)
+        axes.set_xlabel("change to uniform")
+        axes.set_title(f"{family['task']}: {family['metric']}", fontsize=9)
+    figure.suptitle("right: worse than uniform sampling; filled: p < .05 after Holm", fontsize=9)
+    finish(figure, row[0], path)
 
 
 def draw_curves(families: Sequence[Mapping[str, Any]], measure: str, path: Path) -> None:
-    """A panel for each family: a measure of every sampler over the meta-steps, as a multiple of uniform's."""
-    figure, (row,) = make_panels(1, len(families), 3.1, 3.0, left=0.75, bottom=0.7, right=0.2)
+    """A panel for each family: the change of a measure to uniform's at the same meta-step."""
+    figure, row = panels(len(families), 3.0)
     for axes, family in zip(row, families, strict=True):
-        uniform = np.array(family["measures"][measure][UNIFORM]["curve"][0])
-        for name, colour in zip(sorted(family["measures"][measure]), COLOURS, strict=True):
-            value, low, high = np.array(family["measures"][measure][name]["curve"]) / uniform
-            axes.plot(family["meta_steps"], value, color=colour, label=name)
-            axes.fill_between(family["meta_steps"], low, high, color=colour, alpha=0.15, linewidth=0)
+        own = family["measures"][measure]
+        uniform = np.array(own[UNIFORM]["curve"][0])
+        for name in colours(family):
+            curve = (np.array(own[name]["curve"]) - uniform) / np.abs(uniform) * (-1) ** family["higher_is_better"]
+            draw_band(axes, family["meta_steps"], curve, name, colours(family)[name])
         axes.set_xlabel("meta-step")
-        set_title(axes, f"{family['task']}: {family['metric']}")
-    row[0].set_ylabel(f"{MEASURES[measure]}, to uniform's")
-    row[-1].legend(fontsize=8)
-    figure.savefig(path, dpi=100)
+        axes.set_title(f"{family['task']}: {family['metric']}", fontsize=9)
+    row[0].set_ylabel(f"{MEASURES[measure]}: change to uniform\n(up: worse)", fontsize=9)
+    finish(figure, row[0], path)
 
 
 def draw_axes(family: Mapping[str, Any], path: Path) -> None:
     """A panel for each axis of a family: where along it every sampler is better and worse than uniform sampling."""
-    figure, (row,) = make_panels(1, len(family["axes"]), 3.6, 3.0, left=0.75, bottom=0.7, right=0.2)
+    figure, row = panels(len(family["axes"]), 3.0)
     for axes, (label, axis) in zip(row, family["axes"].items(), strict=True):
-        for (name, change), colour in zip(sorted(axis["change"].items()), COLOURS, strict=False):
-            value, low, high = np.array(change, float)
-            axes.plot(axis["centres"], value, color=colour, label=name)
-            axes.fill_between(axis["centres"], low, high, color=colour, alpha=0.15, linewidth=0)
-        axes.axhline(0, color="0.6", linewidth=0.8, zorder=0)
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        for name, change in axis["change"].items():
+            curve = np.array(change, float) * (-1) ** family["higher_is_better"]
+            draw_band(axes, axis["centres"], curve, name, colours(family)[name])
         axes.set_xlabel(label)
-        set_title(axes, f"{family['task']}: {family['metric']}, change to uniform")
-    row[-1].legend(fontsize=8)
-    figure.savefig(path, dpi=100)
+    row[0].set_ylabel(f"{family['task']}: change to uniform\n(up: worse)", fontsize=9)
+    finish(figure, row[0], path)
+
+
+def panels(count: int, height: float) -> tuple[Figure, Sequence[Axes]]:
+    """Panels beside each other."""
+    figure = Figure(figsize=(2.5 * max(count, 3), height), layout="constrained")
+    return figure, figure.subplots(1, count, squeeze=False)[0]
+
+
+def colours(family: Mapping[str, Any]) -> dict[str, str]:
+    """The colour of every sampler, the same in all pictures."""
+    return dict(zip(sorted(family["measures"]["mean"]), COLOURS, strict=True))
+
+
+def draw_band(axes: Axes, x: Sequence[float], curve: np.ndarray, name: str, colour: str) -> None:
+    """A line with its interval, and zero."""
+    value, low, high = curve
+    axes.plot(x, value, color=colour, label=name)
+    axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.axhline(0, color="0.6", linewidth=0.8, zorder=0)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+
+def finish(figure: Figure, labelled: Axes, path: Path) -> None:
+    """Adds the legend of one panel, which is that of all, and writes the picture."""
+    figure.legend(*labelled.get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8, frameon=False)
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
