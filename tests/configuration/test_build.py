@@ -157,6 +157,7 @@ def test_the_predecessor_has_no_floor_and_its_own_epsilon():
         (["~task=[]"], "~task=[]: must name the choice to leave out, or nothing"),
         (["~task=sin2d"], "task: is missing"),
         (["task=null"], "task=None: must be set to one of its choices"),
+        (["experiment=null"], "experiment=None: must be set to one of its choices"),
         (["meta_batch=1000000000000"], "meta_batch=1000000000000: must be less than or equal to 1000000"),
         (["model.widths=[100000000,100000000]"], "model: has 1e+16 weights. At most 1e+09 are allowed"),
         (["epsilon=1.5"], "epsilon: there is no such key; it is now sampling.epsilon"),

@@ -29,7 +29,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
             continue
         if isinstance(value, ChoiceSweep):
             choices = value.list
-        elif override.is_sweep_override() or isinstance(value, dict) or (value is None and group == "experiment"):
+        elif override.is_sweep_override() or isinstance(value, dict):
             continue
         else:
             choices = value if isinstance(value, list) else [value]
