@@ -21,6 +21,7 @@ from twmaml.tasks.control.rollouts import roll_out
 
 NAVIGATION = [
     "task=navigation",
+    "sampler=importance",  # one sampler, so that the tests share what is compiled
     "task.environment.horizon=8",
     "task.environment.goal_x.cells=3",
     "task.environment.goal_y.cells=2",
@@ -47,7 +48,7 @@ def navigate(train):
 
 
 def test_a_run_leaves_returns_after_every_inner_step_pictures_and_a_queue_of_scores(navigate, tmp_path):
-    succeed(navigate("sampler=delta", RUN))
+    succeed(navigate(RUN))
     folder = tmp_path / "run"
     metrics = read_metrics(folder / "metrics.csv")
     for k in range(4):
@@ -66,29 +67,28 @@ def test_a_run_leaves_returns_after_every_inner_step_pictures_and_a_queue_of_sco
     assert (folder / "figures" / "pictures.png").exists()
 
 
-def test_a_list_of_seeds_equals_single_runs_and_a_resumed_run_one_that_nobody_interrupted(navigate, tmp_path):
-    succeed(navigate("sampler=importance", "seed=[3,4]", "hydra.run.dir=both"))
-    succeed(navigate("sampler=importance", "seed=4", "hydra.run.dir=one"))
-    both, one = (read_metrics(tmp_path / folder / "metrics.csv") for folder in ("both/seed_4", "one"))
-    np.testing.assert_allclose(both["eval/return"], one["eval/return"], rtol=1e-3)
-    succeed(navigate("sampler=importance", "seed=4", "hydra.run.dir=longer", "steps=20", "checkpoint.every=10"))
-    succeed(navigate("sampler=importance", "seed=4", "hydra.run.dir=longer", "steps=30", "checkpoint.every=10"))
+def test_a_sweep_equals_single_runs_and_is_compared_by_the_return(navigate, tmp_path, environment):
+    succeed(navigate("--multirun", "sampler=importance,uniform", "seed=3,4", "hydra.sweep.dir=sweep"))
+    succeed(navigate("seed=4", "hydra.run.dir=one"))
+    together, one = (read_metrics(tmp_path / folder / "metrics.csv") for folder in ("sweep/1", "one"))
+    np.testing.assert_allclose(together["eval/return"], one["eval/return"], rtol=1e-3)
+    command = [sys.executable, "-m", "twmaml.compare", "sweep"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert "return" in succeed(done).stdout
+    assert (tmp_path / "sweep/comparison/index.html").exists()
+
+
+def test_a_resumed_run_equals_one_that_nobody_interrupted(navigate, tmp_path):
+    succeed(navigate("seed=4", "hydra.run.dir=one"))
+    succeed(navigate("seed=4", "hydra.run.dir=longer", "steps=20", "checkpoint.every=10"))
+    succeed(navigate("seed=4", "hydra.run.dir=longer", "steps=30", "checkpoint.every=10"))
     files = [contents(tmp_path / folder / "evaluation") for folder in ("one", "longer")]
     assert files[0] == files[1]
     assert (tmp_path / "one/metrics.csv").read_bytes() == (tmp_path / "longer/metrics.csv").read_bytes()
 
 
-def test_runs_are_compared_by_their_return(navigate, tmp_path, environment):
-    succeed(navigate("--multirun", "sampler=uniform,weighted", "seed=0,1", "hydra.sweep.dir=sweep"))
-    command = [sys.executable, "-m", "twmaml.compare", "sweep"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "return" in done.stdout
-    assert (tmp_path / "sweep/comparison/index.html").exists()
-
-
 def test_a_trained_policy_adapts_to_an_environment_and_can_be_watched(navigate, tmp_path):
-    succeed(navigate("sampler=uniform", RUN))
+    succeed(navigate(RUN))
     trained = load(tmp_path / "run")
     environment, task = trained.family.environment, {"goal_x": 0.4, "goal_y": -0.3}  # type: ignore[attr-defined]
     observations = np.zeros((2, 2), np.float32)
@@ -125,7 +125,7 @@ def test_a_trained_policy_adapts_to_an_environment_and_can_be_watched(navigate, 
     ],
 )
 def test_a_mistake_is_one_line(navigate, overrides, line):
-    done = navigate("sampler=uniform", RUN, *overrides)
+    done = navigate(RUN, *overrides)
     assert done.returncode == 1
     assert line in done.stderr
     assert done.stderr.count("\n") == 1
@@ -141,7 +141,7 @@ def test_a_policy_is_no_network_of_a_regression(train):
 def test_cart_pole_is_trained(train, tmp_path):
     small = [override for override in NAVIGATION if "environment" not in override and "task=" not in override]
     own = ["task.environment.horizon=8", "task.environment.pole_length.evaluation_cells=2"]
-    succeed(train("task=cartpole", "sampler=weighted", RUN, *small, *own, small=False))
+    succeed(train("task=cartpole", RUN, *small, *own, small=False))
     values = read_metrics(tmp_path / "run" / "metrics.csv")["eval/return_step_3"]
     assert 0 < values[-1] <= 8
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
@@ -153,7 +153,7 @@ def run_python(folder, environment, *arguments):
 
 
 def test_the_policy_of_the_docs_is_used_as_they_say(navigate, tmp_path, environment):
-    succeed(navigate("sampler=uniform", RUN))
+    succeed(navigate(RUN))
     (code,) = re.findall(r"```python\n(import sys\n.*?)```", DOCS, re.DOTALL)
     output = run_python(tmp_path, environment, "-c", code, "run").stdout
     assert re.fullmatch(r"mean return after 2 steps: -\d+\.\d+\n", output)
@@ -169,7 +169,7 @@ def test_the_environment_of_the_docs_is_trained_in(tmp_path, environment):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
     (command,) = re.findall(r"^python -m (twmaml\.train --config-dir .*)$", DOCS, re.MULTILINE)
-    small = [each for each in NAVIGATION if not each.startswith("task")]
+    small = [each for each in NAVIGATION if not each.startswith(("task", "sampler"))]
     run_python(tmp_path, environment, "-m", *command.split(), *small, "wandb.mode=disabled", RUN)
     assert np.isfinite(read_metrics(tmp_path / "run" / "metrics.csv")["eval/return_step_3"][-1])
     assert (tmp_path / "run/figures/pictures.png").exists()

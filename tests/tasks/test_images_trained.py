@@ -27,6 +27,7 @@ GLYPHS = [
     "task.noise.cells=2",
     "task.noise.evaluation_cells=2",
     "model.filters=4",
+    "model.layers=2",
     "steps=40",
     "log_every=20",
     "meta_batch=2",
