@@ -23,7 +23,7 @@ from twmaml.analysis.answer import answer
 from twmaml.analysis.comparison import Comparison
 from twmaml.analysis.finished_runs import group_runs, read_runs
 from twmaml.analysis.resampling import estimate
-from twmaml.figures.panels import COLOURS, axis_label
+from twmaml.figures.panels import COLOURS, axis_label, cell_labels
 from twmaml.statistics import label_of
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -54,6 +54,7 @@ def collect(comparison: Comparison) -> dict[str, Any]:
         label = axis_label(comparison.grid, comparison.grid.names[axis])
         found["axes"][label] = {
             "centres": np.unique(np.asarray(comparison.grid.centres() / comparison.grid.scale)[:, axis]).tolist(),
+            "names": cell_labels(comparison.grid.axes[comparison.grid.names[axis]]),
             "change": {
                 arm.name: along(comparison, arm.name, axis, k) for arm in comparison.arms if arm.name != UNIFORM
             },
@@ -138,6 +139,7 @@ def draw_changes(families: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.axvline(0, color="0.6", linewidth=0.8, zorder=0)
         axes.set_yticks(range(len(samplers)), samplers if axes is row[0] else [""] * len(samplers))
         axes.invert_yaxis()
+        axes.locator_params(axis="x", nbins=4)
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.set_xlabel("change to uniform")
         axes.set_title(f"{family['task']}: {family['metric']}", fontsize=9)
@@ -168,6 +170,8 @@ def draw_axes(family: Mapping[str, Any], path: Path) -> None:
             curve = np.array(change, float) * (-1) ** family["higher_is_better"]
             draw_band(axes, axis["centres"], curve, name, colours(family)[name])
         axes.set_xlabel(label)
+        if axis["names"]:
+            axes.set_xticks(axis["centres"], axis["names"], fontsize=8)
     row[0].set_ylabel(f"{family['task']}: change to uniform\n(up: worse)", fontsize=9)
     finish(figure, row[0], path)
 
