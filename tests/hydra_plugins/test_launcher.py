@@ -79,13 +79,14 @@ def test_a_search_over_numbers_is_one_program_and_each_of_its_runs_is_that_of_th
     search = [
         "sampler=weighted,epsilon_greedy",
         "optimizer.learning_rate=0.001,0.003",
+        "sampling.uniform_fraction=0.1,0.4",
         "sampling.epsilon.end_value=0.2,0.3",
         "adaptation.decay=1.0,0.9",
     ]
     only = "hydra.sweep.dir=sweep"
     output = succeed(train("--multirun", *search, "steps=200", only)).stdout
     assert re.findall(r"group (\d) of (\d) took", output) == [("1", "2"), ("2", "2")]  # of the two decays
-    for number in (1 * 2, 7 * 2 + 1):
+    for number in (3 * 2, 13 * 2 + 1):
         folder = tmp_path / "sweep" / str(number)
         own = OmegaConf.load(folder / ".hydra/overrides.yaml")
         succeed(train(*own, f"hydra.run.dir=alone_{number}"))

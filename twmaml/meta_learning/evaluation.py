@@ -19,7 +19,7 @@ from twmaml.types import Fast, MetaParams, Metric
 _EVALUATION, _PICTURES, _PLACES = 0x6576616C, 0x65786D70, 0x706C6163
 
 _ON_ACCELERATORS = 16
-"""Times as many tasks side by side as on a CPU: one run is evaluated eight times as fast, and memory is no matter."""
+"""Times as many tasks side by side as on a CPU: there one run of a regression is evaluated eight times as fast then."""
 
 
 class EvaluationTasks(NamedTuple):
