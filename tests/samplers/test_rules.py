@@ -24,7 +24,7 @@ from twmaml.samplers.learning_progress import LearningProgress
 from twmaml.samplers.level_replay import LevelReplay, rank_weights, spread_out
 from twmaml.samplers.ordering import mean_of_same_cell
 from twmaml.samplers.proportional import Proportional
-from twmaml.samplers.risk_prediction import RiskPrediction, choose_apart
+from twmaml.samplers.risk_prediction import RiskPrediction, choose_apart, transposed_product
 from twmaml.samplers.tail_risk import TailRisk, density_quantile, worst_part
 from twmaml.samplers.task_robust import TaskRobust, onto_simplex
 from twmaml.samplers.uniform import Uniform
@@ -444,6 +444,16 @@ def test_the_process_learns_which_tasks_are_hard_and_draws_them(selection):
     assert view.own.correlation > 0.5
     draw = sampler.draw(jax.random.key(0), grid, view, 8)
     assert len({*np.asarray(draw.tasks)[:, 0].tolist()}) == 8
+
+
+def test_the_product_of_the_process_and_its_gradient_are_those_of_the_matrices():
+    weight, h, towards = (
+        jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate([(3, 2), (3, 5), (2, 5)])
+    )
+    ours, plain = (jax.vjp(f, weight, h) for f in (transposed_product, lambda weight, h: weight.T @ h))
+    np.testing.assert_allclose(ours[0], plain[0], rtol=1e-6)
+    for gradient, expected in zip(ours[1](towards), plain[1](towards), strict=True):
+        np.testing.assert_allclose(gradient, expected, rtol=1e-6)
 
 
 # All of them

@@ -117,7 +117,7 @@ class RiskPrediction(Sampler):
         updates, optimizer = self._optimizer.update(ravel_pytree(gradient)[0], own.optimizer)
 
         def foresight() -> Array:
-            return jnp.corrcoef(_decode(layers, tasks, own.belief.mean[None])[0], targets)[0, 1]
+            return jnp.corrcoef(_decode(layers, tasks, own.belief.mean[:, None])[0], targets)[0, 1]
 
         correlation = now_and_then(_WATCHED, view.step, foresight, own.correlation)
         return Model(own.weights + updates, optimizer, belief, correlation)
@@ -144,6 +144,23 @@ def choose_apart(
 
     beginning = (jnp.zeros(n, jnp.int32), jnp.ones(scores.size, bool), jnp.zeros(scores.size))
     return jax.lax.fori_loop(0, n, choose, beginning)[0]
+
+
+@jax.custom_vjp
+def transposed_product(
+    weight: Float[Array, "inputs outputs"], h: Float[Array, "inputs many"]
+) -> Float[Array, "outputs many"]:
+    """Wᵀh. With a transposed left side XLA's product takes twice as long on a CPU, so the weights are copied.
+
+    In the gradient nothing needs to be transposed but a right side.
+    """
+    return jax.lax.optimization_barrier(weight.T) @ h
+
+
+transposed_product.defvjp(
+    lambda weight, h: (transposed_product(weight, h), (weight, h)),
+    lambda kept, towards: (kept[1] @ towards.T, kept[0] @ towards),
+)
 
 
 def _standardised(grid: ParameterGrid, tasks: Float[Array, "tasks axes"]) -> Float[Array, "tasks axes"]:
@@ -184,29 +201,32 @@ def _layers(key: Key[Array, ""], units: list[int]) -> list[tuple[Array, Array]]:
 def _forward(layers: list[tuple[Array, Array]], h: Float[Array, "units many"]) -> Float[Array, "outputs many"]:
     """Units first: products of so few of them are several times faster along the long axis."""
     for i, (weight, bias) in enumerate(layers):
-        h = weight.T @ (jax.nn.relu(h) if i else h) + bias[:, None]
+        h = transposed_product(weight, jax.nn.relu(h) if i else h) + bias[:, None]
     return h
 
 
 def _encode(layers: Any, tasks: Float[Array, "tasks axes"], targets: Float[Array, " tasks"]) -> Normal:
-    encoded = _forward(layers["encode"], jnp.concatenate([tasks.T, targets[None]]))
-    joined = jax.nn.relu(_forward(layers["join"], jnp.mean(encoded, axis=1, keepdims=True)))
+    *others, last = layers["encode"]
+    encoded = jax.nn.relu(_forward(others, jnp.concatenate([tasks.T, targets[None]])))
+    # The last layer is linear: it takes the mean over the tasks to the mean of what it makes of them.
+    mean_code = _forward([last], jnp.mean(encoded, axis=1, keepdims=True))
+    joined = jax.nn.relu(_forward(layers["join"], mean_code))
     mean, deviation = jnp.split(_forward(layers["believe"], joined)[:, 0], 2)
     return Normal(mean, 0.1 + 0.9 * jax.nn.sigmoid(deviation))
 
 
 def _decode(
-    layers: Any, tasks: Float[Array, "tasks axes"], latent: Float[Array, "samples latent"]
+    layers: Any, tasks: Float[Array, "tasks axes"], latent: Float[Array, "latent samples"]
 ) -> Float[Array, "samples tasks"]:
     """Losses, in units of the scale."""
     (first, bias), *others = layers["decode"]
     axes = tasks.shape[1]
-    h = (first[:axes].T @ tasks.T)[:, None] + (first[axes:].T @ latent.T + bias[:, None])[:, :, None]
-    return _forward(others, jax.nn.relu(h).reshape(_WIDTH, -1)).reshape(latent.shape[0], tasks.shape[0])
+    h = (first[:axes].T @ tasks.T)[:, None] + (first[axes:].T @ latent + bias[:, None])[:, :, None]
+    return _forward(others, jax.nn.relu(h).reshape(_WIDTH, -1)).reshape(latent.shape[1], tasks.shape[0])
 
 
-def _sample(key: Key[Array, ""], belief: Normal, n: int) -> Float[Array, "samples latent"]:
-    return belief.mean + belief.deviation * jax.random.normal(key, (n, _WIDTH))
+def _sample(key: Key[Array, ""], belief: Normal, n: int) -> Float[Array, "latent samples"]:
+    return belief.mean[:, None] + belief.deviation[:, None] * jax.random.normal(key, (_WIDTH, n))
 
 
 def _divergence(q: Normal, p: Normal) -> Float[Array, ""]:
