@@ -105,8 +105,12 @@ def _checkpoint_arrays(folder):
 def test_a_family_with_classes_goes_through_everything(examples, train, environment):
     noisy = "+evaluation.splits.noisy.task.noise.high=1.0"
     sweep = ["--config-dir=my_conf", "--multirun", "task=blobs", "sampler=uniform,weighted", "seed=0,1", noisy]
-    succeed(train(*sweep, *BLOBS, "steps=400", "meta_batch=10", *FAST, "hydra.sweep.dir=sweep", small=False))
+    output = succeed(
+        train(*sweep, *BLOBS, "steps=400", "meta_batch=10", *FAST, "hydra.sweep.dir=sweep", small=False)
+    ).stdout
     folder = examples / "sweep" / "0"
+    ends = [read_metrics(examples / "sweep" / job / "metrics.csv")["eval/accuracy"][-1] for job in "01"]
+    assert f"sampler=uniform seed=0,1: eval/accuracy {np.mean(ends):.4f} (sd" in output
     metrics = read_metrics(folder / "metrics.csv")
     assert metrics["eval/accuracy"][-1] > metrics["eval/accuracy_step_0"][0] + 0.1
     assert metrics["eval/accuracy"][-1] > metrics["noisy/accuracy"][-1]

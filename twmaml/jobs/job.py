@@ -18,7 +18,6 @@ from twmaml.configuration.numbers import may_be_arguments
 from twmaml.configuration.settings import Settings, read_settings
 from twmaml.errors import ConfigurationError, ExpectedError, TrainingFailedError
 from twmaml.jobs.grouping import sampler_numbers, shared_numbers
-from twmaml.statistics import key_of, leading
 from twmaml.storage.run_folder import Finished, RunFolder, State
 from twmaml.training.devices import check_machine
 from twmaml.training.group import train_runs
@@ -28,6 +27,9 @@ from twmaml.training.process import allow_open_files, prepare_jax
 from twmaml.training.runs import Progress, RunResult, RunSpec, Shared
 
 GROUPS = ("sampler", "task", "model", "adaptation")
+
+OBJECTIVE = "eval/loss"
+"""The metric that is the result of a job, which sweepers minimise."""
 
 
 class ReportedError(BaseException):
@@ -77,12 +79,6 @@ class Job:
     def title(self) -> str:
         """The sampler and the task."""
         return f"{self.choices['sampler']} on {self.choices['task']}"
-
-    @property
-    def leading(self) -> str:
-        """The name of the metric that runs are compared by."""
-        metrics = self.parts.evaluation.metrics
-        return key_of(leading(metrics), metrics)
 
     @property
     def parts(self) -> Parts:
@@ -175,18 +171,18 @@ def states_in(config: Mapping[str, Any], folder: Path) -> list[State]:
     return [RunFolder.look(each, config) for each in own]
 
 
-def finished_job(config: Mapping[str, Any], folder: Path) -> float | None:
+def finished_job(config: Mapping[str, Any], folder: Path, metric: str = OBJECTIVE) -> float | None:
     """The result of a job that an earlier process has finished; None if there is something left to do."""
     try:
-        return result_in(states_in(config, folder))
+        return result_in(states_in(config, folder), metric)
     except ExpectedError:
         return None  # whatever stands there is no end
 
 
-def result_in(states: Sequence[State]) -> float | None:
+def result_in(states: Sequence[State], metric: str = OBJECTIVE) -> float | None:
     """The result of a job whose folders hold finished runs; None if one of them does not."""
-    losses = [state.end.metrics["eval/loss"] for state in states if isinstance(state, Finished)]
-    return float(np.mean(losses)) if len(losses) == len(states) else None
+    values = [state.end.metrics[metric] for state in states if isinstance(state, Finished)]
+    return float(np.mean(values)) if len(values) == len(states) else None
 
 
 def train_jobs(jobs: Sequence[Job], progress: Progress, stop: Stop, drawing: Executor) -> list[list[RunResult]]:
@@ -213,9 +209,9 @@ def train_jobs(jobs: Sequence[Job], progress: Progress, stop: Stop, drawing: Exe
     return [[results[run.path] for run in job.runs if run.path in results] for job in jobs]
 
 
-def result_of(runs: Sequence[RunResult]) -> float:
-    """The result of a job: the final `eval/loss`, its mean over the seeds; raises the reasons of failed runs."""
+def result_of(runs: Sequence[RunResult], metric: str = OBJECTIVE) -> float:
+    """The result of a job, a final metric's mean over the seeds; raises the reasons of failed runs."""
     failed = [run.status for run in runs if run.failed]
     if failed:
         raise TrainingFailedError("; ".join(failed))
-    return float(np.mean([run.latest["eval/loss"] for run in runs]))
+    return float(np.mean([run.latest[metric] for run in runs]))

@@ -11,6 +11,7 @@ from twmaml.configuration.settings import listed
 from twmaml.errors import ConfigurationError, TrainingFailedError
 from twmaml.figures.pool import drawing_executor
 from twmaml.jobs.job import (
+    OBJECTIVE,
     Job,
     build_key,
     build_once,
@@ -76,28 +77,33 @@ class Sweep:
             KeyboardInterrupt: after Ctrl-C, when everything up to there is on disk.
         """
         group = self._groups[index]
-        metric = next((job.leading for job in prepared.values()), SCORE)
+        metric = next((job.parts.evaluation.leading for job in prepared.values()), SCORE)
         self._terminal.start_group(index, jobs_title([*group.values()]), metric)
         outcomes: dict[int, float | Exception] = {}
+        shown: dict[int, float | Exception] = {}
         try:
             if prepared:
                 runs_of_jobs = train_jobs([*prepared.values()], self._terminal, self._stop, self._drawing)
                 self._note_paths(runs_of_jobs)
                 if not self._stop.asked:  # some have not begun then
-                    outcomes = dict(zip(prepared, map(outcome_of, runs_of_jobs), strict=True))
+                    outcomes, shown = (
+                        {number: outcome_of(runs, of) for number, runs in zip(prepared, runs_of_jobs, strict=True)}
+                        for of in (OBJECTIVE, f"eval/{metric}")
+                    )
         except Exception as error:
             log.info("A group of jobs failed", exc_info=True)
-            outcomes = {**dict.fromkeys(prepared, error), **_ends_of(prepared)}
+            outcomes = {**dict.fromkeys(prepared, error), **_ends_of(prepared, OBJECTIVE)}
+            shown = {**_ends_of(prepared, f"eval/{metric}")}
         if self._stop.asked:
-            self._terminal.say_interrupted(len(_ends_of(prepared)))
+            self._terminal.say_interrupted(len(_ends_of(prepared, OBJECTIVE)))
             raise KeyboardInterrupt(self._stop.signal)
         settings: dict[tuple[str, ...], list[int]] = {}  # what differs only in the seed is one line
         for number, (overrides, _) in group.items():
             settings.setdefault(tuple(o for o in overrides if not o.startswith("seed=")), []).append(number)
         results = []
         for numbers in settings.values():
-            losses = [loss for n in numbers if isinstance(loss := outcomes.get(n), float)]
-            results.append((jobs_title([group[n] for n in numbers]), len(numbers), losses))
+            values = [value for n in numbers if isinstance(value := shown.get(n), float)]
+            results.append((jobs_title([group[n] for n in numbers]), len(numbers), values))
         self._terminal.finish_group(results)
         return outcomes
 
@@ -110,15 +116,15 @@ class Sweep:
             self.paths["W&B later"] = upload_command("/".join([str(shorten(folder)), *["*"] * depth]))
 
 
-def outcome_of(runs: Sequence[RunResult]) -> float | Exception:
-    """The result of a job, or the error that says why it has none."""
+def outcome_of(runs: Sequence[RunResult], metric: str) -> float | Exception:
+    """A final metric of a job, or the error that says why it has none."""
     try:
-        return result_of(runs)
+        return result_of(runs, metric)
     except TrainingFailedError as error:
         return error
 
 
-def _ends_of(jobs: Mapping[int, Job]) -> dict[int, float]:
-    """Results of the finished jobs, by job number."""
-    ends = {number: finished_job(job.config, job.folder) for number, job in jobs.items()}
+def _ends_of(jobs: Mapping[int, Job], metric: str) -> dict[int, float]:
+    """A final metric of the finished jobs, by job number."""
+    ends = {number: finished_job(job.config, job.folder, metric) for number, job in jobs.items()}
     return {number: end for number, end in ends.items() if end is not None}

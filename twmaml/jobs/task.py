@@ -94,7 +94,7 @@ def train_job(cfg: DictConfig) -> float:
         title, facts = describe(job)
         with (
             stop_on_interrupt() as stop,
-            Terminal(steps * left, job.leading) as terminal,
+            Terminal(steps * left, job.parts.evaluation.leading) as terminal,
             drawing_executor(seeds) as drawing,
         ):
             terminal.start(title, facts)

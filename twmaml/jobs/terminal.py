@@ -126,17 +126,17 @@ class SweepTerminal(Terminal):
         self._progress.update(self._task, description=f"{self._label}compiling", losses="", rate=None)
 
     def finish_group(self, results: Sequence[tuple[str, int, Sequence[float]]]) -> None:
-        """Shows of each setting of a group its name, its number of jobs, and their final losses but for failed ones."""
+        """Shows of each setting of a group its name, its number of jobs, and their final metric but for failed ones."""
         self._progress.update(self._task, completed=sum(self._steps[: self._group]))
-        for title, jobs, losses in results:
+        for title, jobs, values in results:
             self._jobs_done += jobs
             parts = [f"{self._jobs_done:>4}/{self._jobs} jobs  {title}:"]
-            if losses:
-                parts.append(f"eval/loss {np.mean(losses):.4f}")
-            if len(losses) > 1:
-                parts.append(f"(sd {np.std(losses, ddof=1):.4f} over {len(losses)} jobs)")
-            if len(losses) < jobs:
-                parts.append(f"{jobs - len(losses)} failed")
+            if values:
+                parts.append(f"eval/{self._metric} {np.mean(values):.4f}")
+            if len(values) > 1:
+                parts.append(f"(sd {np.std(values, ddof=1):.4f} over {len(values)} jobs)")
+            if len(values) < jobs:
+                parts.append(f"{jobs - len(values)} failed")
             self.say(" ".join(parts))
         self.say(f"  group {self._group} of {self._groups} took {time.perf_counter() - self._group_began:.0f} s")
 

@@ -13,6 +13,7 @@ from twmaml.meta_learning.learner import MetaLearner
 from twmaml.models.base import HasProtocol
 from twmaml.space.grid import ParameterGrid
 from twmaml.space.priority_queue import PriorityQueue
+from twmaml.statistics import key_of, leading
 from twmaml.types import Fast, MetaParams, Metric
 
 # Training splits the key of its seed in two; folding in another number first leaves that family of keys.
@@ -72,6 +73,11 @@ class Evaluation:
     def metrics(self) -> Sequence[Metric]:
         """The family's score and its metrics."""
         return [self.learner.family.score, *self.learner.family.metrics]
+
+    @property
+    def leading(self) -> str:
+        """The name in metrics.csv, behind that of the split, of the metric that runs are compared by."""
+        return key_of(leading(self.metrics), self.metrics)
 
     @property
     def protocol(self) -> str:

@@ -44,7 +44,7 @@ class Runs:
         self.title, self.seeds, self._parts = title, settings.seeds, parts
         self.step = 0
         """Meta-steps that they have been trained for."""
-        self._plan = settings.plan
+        self._plan, self._leading = settings.plan, f"eval/{parts.evaluation.leading}"
         background = ThreadPoolExecutor()
         try:
             group = Group([parts] * len(self.seeds), self.seeds, [{}] * len(self.seeds))
@@ -96,8 +96,8 @@ class Runs:
                 if self.step == end or plan.evaluates_at(self.step):
                     self._judge()
                 rate = (self.step - first) / (time.perf_counter() - began)
-                loss = np.mean([run.latest["eval/loss"] for run in self])
-                line.show(f"{self.step:,}/{end:,} meta-steps, {rate:,.0f} a second, eval/loss {loss:.3g}")
+                mean = np.mean([run.latest[self._leading] for run in self])
+                line.show(f"{self.step:,}/{end:,} meta-steps, {rate:,.0f} a second, {self._leading} {mean:.3g}")
             self._judge()
         if stop.asked:
             raise KeyboardInterrupt(stop.signal)
@@ -155,8 +155,9 @@ class Run:
         loss and metrics after 0, 1, ... inner steps."""
 
     def __repr__(self) -> str:
-        loss = self.latest["eval/loss"]
-        return f"<{self._runs.title}, seed {self.seed}, meta-step {self.step:,}: eval/loss {loss:.4g}>"
+        leading = self._runs._leading
+        title = f"{self._runs.title}, seed {self.seed}, meta-step {self.step:,}"
+        return f"<{title}: {leading} {self.latest[leading]:.4g}>"
 
     @property
     def seed(self) -> int:
