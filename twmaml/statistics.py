@@ -140,6 +140,17 @@ def label_of(metric: Metric) -> str:
     return f"{metric.label} [{metric.unit}]" if metric.unit else metric.label
 
 
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """A number of things, in words: `1 seed`, `1,000 seeds`."""
+    return f"{number:,} {one if number == 1 else several or f'{one}s'}"
+
+
+def span(numbers: Sequence[int], one: str) -> str:
+    """Numbers of things, in words: `5 seeds`, or `2 to 7 seeds`."""
+    least, most = min(numbers), max(numbers)
+    return (f"{least:,} to " if least < most else "") + counted(most, one)
+
+
 def key_of(metric: Metric, metrics: Sequence[Metric]) -> str:
     """The name of a metric's values: the score is the first of the metrics, whatever its own key is."""
     return SCORE if metric == metrics[0] else metric.key

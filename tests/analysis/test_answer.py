@@ -13,22 +13,37 @@ from twmaml.analysis.comparison import Comparison
 from twmaml.analysis.finished_runs import group_runs, read_runs
 
 
-def losses_of(seed, change=0.0, tail=0.0):
-    """Of 12 cells; all are changed by `change`, the two worst by `tail` besides."""
+def losses_of(seed, change=0.0, tail=0.0, diverged=0):
+    """Of 12 cells; all are changed by `change`, the two worst by `tail` besides; so many of the last have diverged."""
     of_seed = np.random.default_rng(seed).normal(0, 0.05)
     of_cells = np.linspace(1.0, 2.0, 12) + of_seed + change + np.where(np.arange(12) >= 10, tail, 0.0)
+    of_cells[12 - diverged :] = np.nan
     return np.broadcast_to(of_cells[None, :, None], (2, 12, 6)).copy()
 
 
-def compared(folder, seeds=10, metric=None, **samplers):
-    """A comparison of uniform sampling with samplers that differ from it as their arguments say; `metric` leads."""
+def compared(folder, seeds=10, metric=None, baseline=None, **samplers):
+    """A comparison of uniform sampling with samplers that differ from it as their arguments say.
+
+    Each has `seeds` seeds, or as many as its own `seeds` says; the last one of uniform sampling is changed by
+    `baseline`. `metric` leads.
+    """
     for name, changes in {"uniform": {}, **samplers}.items():
-        for seed in range(seeds):
+        count = changes.pop("seeds", seeds)
+        for seed in range(count):
             luck = np.random.default_rng([seed, len(name)]).normal(0, 0.02)
-            losses = losses_of(seed, **changes) + luck if isinstance(changes, dict) else changes
+            last = baseline if name == "uniform" and seed == count - 1 else None
+            losses = losses_of(seed, **(last or changes)) + luck
             further = () if metric is None else ((metric, losses),)
             write_run(folder / name / str(seed), losses, seed=seed, sampler=name, further=further)
     return Comparison(group_runs(read_runs([folder])[0]), "uniform")
+
+
+def marks_of(comparison, columns=100):
+    """Of each sampler, whether the table marks it as better and as worse."""
+    console = Console(width=columns, record=True, file=io.StringIO())
+    console.print(overview(comparison))
+    lines = console.export_text().splitlines()[2:]
+    return {line.split()[0]: ("✔" in line, "✘" in line) for line in lines}
 
 
 def told(text, words):
@@ -80,20 +95,57 @@ def test_nothing_is_told_where_nothing_differs(tmp_path):
     assert text.startswith("No sampler is told apart from uniform")
 
 
-def test_too_few_seeds_tell_nothing(tmp_path):
-    text = answer(compared(tmp_path, seeds=3, weighted={"change": -0.5}))
-    assert text.startswith("With 3 seeds nothing can be told")
+@pytest.mark.parametrize("seeds", [2, 3, 4])
+def test_too_few_seeds_tell_nothing(seeds, tmp_path):
+    comparison = compared(tmp_path, seeds=seeds, weighted={"change": -0.5}, delta={"change": 0.5})
+    assert answer(comparison).startswith(f"With {seeds} seeds nothing can be told")
+    assert set(marks_of(comparison).values()) == {(False, False)}
 
 
-def test_five_seeds_are_judged_by_their_intervals(tmp_path):
-    text = answer(compared(tmp_path, seeds=5, weighted={"change": -0.5}))
+def test_five_seeds_give_hints_and_no_marks(tmp_path):
+    comparison = compared(tmp_path, seeds=5, weighted={"change": -0.5})
+    text = answer(comparison)
     assert told(text, "weighted lowers the mean by") == pytest.approx(0.5, abs=0.03)
-    assert "(5 seeds, by their intervals, too few for a test)" in text
+    assert "(5 seeds, too few for a test: hints" in text
+    assert set(marks_of(comparison).values()) == {(False, False)}
 
 
-def test_where_everything_has_diverged_there_is_nothing_to_compare(tmp_path):
-    text = answer(compared(tmp_path, weighted=np.full((2, 12, 6), np.nan)))
-    assert text.startswith("Too many tasks have diverged")
+def test_samplers_of_few_seeds_are_set_aside_and_the_others_judged(tmp_path):
+    weighted, delta = {"change": -0.5}, {"change": -0.3, "seeds": 5}
+    comparison = compared(tmp_path, 20, weighted=weighted, delta=delta, importance={"seeds": 1})
+    text = answer(comparison)
+    assert told(text, "weighted lowers the mean by") == pytest.approx(0.5, abs=0.03)
+    assert "(20 seeds, p < 0.05 after Holm's correction)" in text
+    assert "delta lowers" not in text
+    assert text.endswith("Too few seeds to judge: delta (5), importance (1).")
+    assert marks_of(comparison)["weighted"] == (True, False)
+    assert marks_of(comparison)["delta"] == marks_of(comparison)["importance"] == (False, False)
+
+
+def test_a_sampler_whose_hard_tasks_diverge_is_not_praised_for_the_others(tmp_path):
+    comparison = compared(tmp_path, weighted={"change": -0.3, "diverged": 3}, delta={"change": 0.3, "diverged": 3})
+    text = answer(comparison)
+    assert "lowers" not in text
+    assert told(text, "delta raises the mean by") == pytest.approx(0.3, abs=0.03)
+    for name in ("weighted", "delta"):
+        assert f"Of {name} 25 % of the tasks have diverged" in text
+    assert marks_of(comparison)["weighted"] == (False, False)
+    assert marks_of(comparison)["delta"] == (False, True)
+
+
+def test_where_all_tasks_of_the_baselines_run_have_diverged_there_is_no_difference(tmp_path):
+    text = answer(compared(tmp_path, baseline={"diverged": 12}, weighted={"change": -0.3}, delta={}))
+    assert text.startswith("There is no difference to uniform: in some pair of runs every task has diverged")
+
+
+def test_a_sampler_without_a_value_is_named_beside_the_others(tmp_path):
+    comparison = compared(tmp_path, weighted={"diverged": 12}, delta={"change": -0.3})
+    text = answer(comparison)
+    assert told(text, "delta lowers the mean by") == pytest.approx(0.3, abs=0.03)
+    assert "No difference is known of weighted: in some pair of runs every task has diverged" in text
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(overview(comparison))
+    assert "nan" not in console.export_text()
 
 
 def test_a_sampler_alone_is_compared_with_nothing(tmp_path):

@@ -1,23 +1,27 @@
 """The answer of a comparison, in a sentence or two that a reader can quote, and in one table."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from rich.table import Table
 
 from twmaml.analysis.comparison import Comparison
 from twmaml.analysis.finished_runs import Arm
-from twmaml.statistics import label_of
+from twmaml.statistics import counted, label_of, span
 
 FEW_SEEDS = 5
-"""With fewer, an interval says little: a bootstrap of so few values is too narrow."""
+"""With fewer, an interval says nothing: a bootstrap of so few values is too narrow."""
 
 LEVEL = 0.05
 """The level of significance of the tests, after Holm's correction."""
 
 _WORDS = {"mean": "the mean", "cvar_10": "the worst tenth"}
 """The measures that are spoken of."""
+
+_UNKNOWN = "in some pair of runs every task has diverged in one or the other"
+
+_HINTS = "too few for a test: hints by intervals that are too narrow"
 
 _MOST_NAMED = 3
 """Samplers that a sentence names with their numbers."""
@@ -32,38 +36,62 @@ class Change(NamedTuple):
     high: float
     p: float
     better: bool
-    sure: bool
-    """Whether a test says so, or the interval where no test can with so few seeds."""
+    found: bool
+    """Whether the interval does not contain zero. No gain is found where more tasks have diverged than of the baseline:
+    they are the hard ones, and left out."""
 
 
 def answer(comparison: Comparison) -> str:
     """Which samplers changed the mean and the worst tenth against the baseline, and how sure that is."""
-    others = [arm for arm in comparison.arms if comparison.pairs(arm)]
+    pairs = {arm.name: len(comparison.pairs(arm)) for arm in comparison.arms if comparison.pairs(arm)}
     if len(comparison.arms) == 1:
         return f"There is only {comparison.arms[0].name}, and nothing to compare it with."
-    if comparison.baseline is None or not others:
+    if comparison.baseline is None or not pairs:
         return "There is no baseline to compare with, so nothing can be said to help or to hurt."
-    if all(math.isnan(changes_of(comparison, key)[arm.name].value) for key in _WORDS for arm in others):
-        return "Too many tasks have diverged in every run: there is nothing to compare."
-    seeds = min(len(comparison.pairs(arm)) for arm in others)
-    if seeds < FEW_SEEDS:
-        return f"With {seeds} seed{'s' * (seeds > 1)} nothing can be told: {FEW_SEEDS} are the least, 20 tell more."
-    found = {key: [each for each in changes_of(comparison, key).values() if each.sure] for key in _WORDS}
-    how = f"p < {LEVEL:g} after Holm's correction" if testable(comparison) else "by their intervals, too few for a test"
-    if comparison.lead.higher_is_better:
-        how += f"; more {label_of(comparison.lead)} is better"
+    changes = {key: changes_of(comparison, key) for key in _WORDS}
+    unknown = [name for name in pairs if any(math.isnan(of_key[name].value) for of_key in changes.values())]
+    if len(unknown) == len(pairs):
+        return f"There is no difference to {comparison.baseline}: {_UNKNOWN}."
+    enough = [name for name in pairs if name not in unknown and pairs[name] >= FEW_SEEDS]
+    if not enough:
+        most = counted(max(pairs.values()), "seed")
+        return f"With {most} nothing can be told: {FEW_SEEDS} are the least, 20 tell more."
+    tested = [name for name in enough if testable(comparison, pairs[name])]
+    judged = tested or enough
+    seeds = span([pairs[name] for name in judged], "seed")
+    how = f"p < {LEVEL:g} after Holm's correction" if tested else _HINTS
+    more = f"; more {label_of(comparison.lead)} is better" if comparison.lead.higher_is_better else ""
+    told = _told(comparison, {key: [each[name] for name in judged] for key, each in changes.items()})
+    return " ".join([f"{told} ({seeds}, {how}{more}).", *_asides(comparison, pairs, judged, unknown)])
+
+
+def _asides(
+    comparison: Comparison, pairs: Mapping[str, int], judged: Sequence[str], unknown: Sequence[str]
+) -> Iterator[str]:
+    """Sentences on the samplers that the answer cannot judge, or by a part of the tasks only."""
+    if few := [f"{name} ({pairs[name]})" for name in pairs if name not in judged and name not in unknown]:
+        yield f"Too few seeds to judge: {', '.join(few)}."
+    if unknown:
+        yield f"No difference is known of {', '.join(unknown)}: {_UNKNOWN}."
+    for name in judged:
+        if diverges(comparison, name):
+            yield f"Of {name} {_share_diverged(comparison, name):.2g} % of the tasks have diverged and are left out."
+
+
+def _told(comparison: Comparison, changes: Mapping[str, Sequence[Change]]) -> str:
+    """The sentence on changes, by measure, without the seeds that say so."""
+    found = {key: [each for each in of_key if each.found] for key, of_key in changes.items()}
     if not any(found.values()):
-        told = f"No sampler is told apart from {comparison.baseline}, in the mean or in the worst tenth"
-        return f"{told} ({seeds} seeds, {how})."
+        return f"No sampler is told apart from {comparison.baseline}, in the mean or in the worst tenth"
     parts = []
-    for key, changes in sorted(found.items(), key=lambda item: not item[1]):
-        if not changes:
+    for key, of_key in sorted(found.items(), key=lambda item: not item[1]):
+        if not of_key:
             parts.append(f"no sampler changes {_WORDS[key]}")
         for better in (True, False):
-            own = sorted((each for each in changes if each.better == better), key=lambda each: -abs(each.value))
+            own = sorted((each for each in of_key if each.better == better), key=lambda each: -abs(each.value))
             if own:
                 parts.append(_part(own, _WORDS[key]))
-    return f"Against {comparison.baseline}, {'; '.join(parts)} ({seeds} seeds, {how})."
+    return f"Against {comparison.baseline}, {'; '.join(parts)}"
 
 
 def _part(changes: Sequence[Change], words: str) -> str:
@@ -80,35 +108,43 @@ def _size(change: Change) -> str:
     return f"{abs(change.value):.3g} [{ends[0]:.3g}, {ends[1]:.3g}]"
 
 
-def testable(comparison: Comparison) -> bool:
-    """Whether the sign-flip test can give a p below the level with so few seeds, after Holm's correction."""
-    others = [arm for arm in comparison.arms if comparison.pairs(arm)]
-    pairs = min((len(comparison.pairs(arm)) for arm in others), default=1)
-    return 2.0 ** (1 - pairs) * len(others) < LEVEL
+def testable(comparison: Comparison, pairs: int) -> bool:
+    """Whether the sign-flip test can give a p below the level with so many pairs of seeds, after Holm's correction."""
+    others = sum(bool(comparison.pairs(arm)) for arm in comparison.arms)
+    return 2.0 ** (1 - pairs) * others < LEVEL
+
+
+def diverges(comparison: Comparison, name: str) -> bool:
+    """Whether at least a hundredth more of an arm's tasks have diverged than of the baseline's."""
+    return _share_diverged(comparison, name) - _share_diverged(comparison, f"{comparison.baseline}") >= 1
+
+
+def _share_diverged(comparison: Comparison, name: str) -> float:
+    """The percentage of the tasks, mean over the runs of an arm in the end."""
+    return float(comparison.estimates["diverged", name].value[-1, comparison.inner_steps[-1]])
 
 
 def changes_of(comparison: Comparison, statistic: str) -> dict[str, Change]:
     """The differences of a statistic of the leading metric to the baseline, by sampler."""
-    key, k, by_test = comparison.key(statistic), comparison.inner_steps[-1], testable(comparison)
+    key, k = comparison.key(statistic), comparison.inner_steps[-1]
     changes = {}
     for arm in comparison.arms:
-        found = comparison.differences.get((key, arm.name))
-        if found is not None:
-            value, low, high = (float(part[k]) for part in found.estimate)
-            p = float(found.p[k])
-            sure = low * high > 0 and (p < LEVEL or not by_test)  # of NaN neither holds
+        difference = comparison.differences.get((key, arm.name))
+        if difference is not None:
+            value, low, high = (float(part[k]) for part in difference.estimate)
+            p, by_test = float(difference.p[k]), testable(comparison, difference.pairs)
             better = (value > 0) == comparison.measures[key].higher_is_better
-            changes[arm.name] = Change(arm.name, value, low, high, p, better, sure)
+            found = low * high > 0 and (p < LEVEL or not by_test)  # of NaN neither holds
+            found &= not (better and diverges(comparison, arm.name))
+            changes[arm.name] = Change(arm.name, value, low, high, p, better, found)
     return changes
 
 
 def overview(comparison: Comparison) -> Table:
     """One table of at most 80 columns: mean, worst tenth, their differences to the baseline, spread over seeds."""
     k, lead = comparison.inner_steps[-1], comparison.lead
-    seeds = [len(arm.runs) for arm in comparison.arms]
-    of_seeds = f"{' to '.join(map(str, sorted({min(seeds), max(seeds)})))} seed{'s' * (max(seeds) > 1)}"
     table = Table(box=None, padding=(0, 0, 0, 1), header_style="bold", title_style="bold", title_justify="left")
-    table.title = f"{label_of(lead)} after {k} inner steps, {of_seeds}"
+    table.title = f"{label_of(lead)} after {counted(k, 'inner step')}, {comparison.seeds}"
     table.add_column("sampler", no_wrap=True, overflow="ellipsis", min_width=8)
     for words in ("mean", "worst 10 %"):
         table.add_column(words, justify="right", no_wrap=True)
@@ -122,7 +158,8 @@ def overview(comparison: Comparison) -> Table:
         for statistic in _WORDS:
             cells.append(_number(float(comparison.estimates[comparison.key(statistic), arm.name].value[-1, k])))
             if comparison.differences:
-                cells += _cells_of(changes[statistic].get(arm.name))
+                marks = testable(comparison, len(comparison.pairs(arm)))
+                cells += _cells_of(changes[statistic].get(arm.name), marks)
         table.add_row(*cells, _number(_spread(comparison, arm, k)))
     return table
 
@@ -135,11 +172,15 @@ def legend(comparison: Comparison) -> str:
     return f"change: to {comparison.baseline} on the same seeds, ✔ better, ✘ worse; {spread}"
 
 
-def _cells_of(change: Change | None) -> list[str]:
-    """A difference with its mark, and p."""
+def _cells_of(change: Change | None, marks: bool) -> list[str]:
+    """A difference, with its mark if a test may give it one, and p."""
     if change is None:
         return ["", ""]
-    mark, style = (("✔ ", "green") if change.better else ("✘ ", "red")) if change.sure else ("", "default")
+    if math.isnan(change.value):
+        return ["–", "–"]
+    mark, style = "", "default"
+    if change.found and marks:
+        mark, style = ("✔ ", "green") if change.better else ("✘ ", "red")
     return [f"[{style}]{mark}{change.value:+.2g}[/{style}]", _number(change.p, 2)]
 
 

@@ -25,7 +25,7 @@ from twmaml.analysis.resampling import (
     probability_of_improvement,
 )
 from twmaml.space.grid import ParameterGrid
-from twmaml.statistics import SCORE, as_cost, cell_means, diverged_tasks, key_of, reported_steps
+from twmaml.statistics import SCORE, as_cost, cell_means, diverged_tasks, key_of, reported_steps, span
 from twmaml.types import Metric
 
 DrawPicture = Callable[[Any, Mapping[str, np.ndarray]], None]
@@ -101,6 +101,11 @@ class Comparison:
     def grid(self) -> ParameterGrid:
         """The evaluation's."""
         return self.arms[0].runs[0].evaluations.grid
+
+    @property
+    def seeds(self) -> str:
+        """How many the samplers have, in words."""
+        return span([len(arm.runs) for arm in self.arms], "seed")
 
     @property
     def runs(self) -> list[FinishedRun]:

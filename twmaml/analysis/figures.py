@@ -38,7 +38,7 @@ from twmaml.figures.panels import (
     use_log_scale,
     use_ticks,
 )
-from twmaml.statistics import SCORE, as_cost, cell_means, diverged_tasks, key_of, label_of
+from twmaml.statistics import SCORE, as_cost, cell_means, counted, diverged_tasks, key_of, label_of
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def _curve_panels(
 def draw_learning_curves(comparison: Comparison) -> Figure:
     """Mean and tail of the leading metric over the training."""
     k = comparison.inner_steps[-1]
-    heading = f"{label_of(comparison.lead)} after {k} inner steps, mean over seeds"
+    heading = f"{label_of(comparison.lead)} after {counted(k, 'inner step')}, mean over seeds"
     return _curve_panels(comparison, heading, comparison.points, comparison.alignment.unit, lambda part: part[:, k])
 
 

@@ -20,16 +20,15 @@ from twmaml.analysis.measures import Measure
 from twmaml.analysis.resampling import Estimate
 from twmaml.analysis.sheet import colours_of
 from twmaml.figures.panels import UNITS, cell_labels, marginalise, views_of
-from twmaml.statistics import label_of
+from twmaml.statistics import counted, label_of
 from twmaml.types import Metric
 
 
 def page_data(comparison: Comparison, notes: Sequence[str], output: Path) -> dict[str, Any]:
     """The data of the page in a folder."""
     arms = comparison.arms
-    counts = sorted({len(arm.runs) for arm in arms})
     return {
-        "title": f"{len(arms)} samplers on {comparison.task}, {' to '.join(map(str, counts))} seeds each",
+        "title": f"{counted(len(arms), 'sampler')} on {comparison.task}, {comparison.seeds} each",
         "protocols": comparison.protocols,
         "made": time.strftime("%Y-%m-%d %H:%M"),
         "command": shlex.join(["python", "-m", "twmaml.compare", *sys.argv[1:]]),

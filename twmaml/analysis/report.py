@@ -117,6 +117,7 @@ def describe_limits(comparison: "Comparison", left_out: "Sequence[LeftOut]") -> 
 def _limits_of_seeds(comparison: "Comparison") -> Iterator[str]:
     """Intervals and tests that few seeds cannot give."""
     from twmaml.analysis.answer import FEW_SEEDS  # noqa: PLC0415
+    from twmaml.statistics import counted  # noqa: PLC0415
 
     seeds, others = [len(arm.runs) for arm in comparison.arms], len(comparison.arms) - 1
     if min(seeds) == 1:
@@ -127,8 +128,8 @@ def _limits_of_seeds(comparison: "Comparison") -> Iterator[str]:
     if pairs and 2 ** (1 - min(pairs)) * others > 0.05:
         smallest = 2.0 ** (1 - min(pairs))
         yield (
-            f"With {min(pairs)} pairs of seeds the sign-flip test cannot give a p below {smallest:.2g} "
-            f"({min(1.0, smallest * others):.2g} after Holm's correction for {others} comparisons), "
+            f"With {counted(min(pairs), 'pair')} of seeds the sign-flip test cannot give a p below {smallest:.2g} "
+            f"({min(1.0, smallest * others):.2g} after Holm's correction for {counted(others, 'comparison')}), "
             "however large a difference is: judge by the intervals, or run more seeds."
         )
     if comparison.baseline is None and others:
@@ -142,12 +143,14 @@ def _limits_of_seeds(comparison: "Comparison") -> Iterator[str]:
 
 def _limits_of_tasks(comparison: "Comparison") -> Iterator[str]:
     """The tasks that have diverged."""
+    from twmaml.statistics import counted  # noqa: PLC0415
+
     k = comparison.inner_steps[-1]
     for arm in comparison.arms:
         shares = comparison.values(arm, "diverged")[:, -1, k]
         if (most := shares.max()) > 0:
             yield (
-                f"{arm.name}: after {k} inner steps up to {most:.3g} % of a run's tasks have diverged; "
+                f"{arm.name}: after {counted(k, 'inner step')} up to {most:.3g} % of a run's tasks have diverged; "
                 "they are left out of its figures, and of both runs in a difference."
             )
         if none := [str(seed) for seed, share in zip(arm.seeds, shares, strict=True) if share == 100]:

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from twmaml.analysis.comparison import Comparison
 from twmaml.analysis.resampling import Estimate
 from twmaml.figures.panels import make_panels, text_width, use_log_scale
+from twmaml.statistics import counted
 
 _KNOWN = {
     "uniform": "#7F7F7F",
@@ -80,7 +81,7 @@ def in_rows(names: Sequence[str]) -> list[Sequence[str]]:
 
 def when(comparison: Comparison) -> str:
     """The part of a heading that says how far the runs have come."""
-    return f"after {comparison.inner_steps[-1]} inner steps and {comparison.reached}"
+    return f"after {counted(comparison.inner_steps[-1], 'inner step')} and {comparison.reached}"
 
 
 def sheet(

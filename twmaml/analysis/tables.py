@@ -19,7 +19,7 @@ from twmaml.analysis.resampling import Estimate, estimate
 from twmaml.figures.panels import cell_labels, describe_task
 from twmaml.space.axis import Axis
 from twmaml.space.grid import ParameterGrid
-from twmaml.statistics import key_of, label_of
+from twmaml.statistics import counted, key_of, label_of
 from twmaml.storage.metrics_file import format_number
 
 _VALUES = (
@@ -38,11 +38,9 @@ def print_tables(console: Any, comparison: Comparison, notes: Sequence[str], ful
     console.print(overview(comparison))
     console.print(f"{legend(comparison)}\n", markup=False, soft_wrap=True)
     example = comparison.arms[0].runs[0]
-    counts = [len(arm.runs) for arm in comparison.arms]
-    seeds = " to ".join(map(str, sorted({min(counts), max(counts)})))
     console.print(
-        f"{comparison.task}: {len(comparison.arms)} samplers, {seeds} seeds each, "
-        f"{len(example.evaluations.tasks):,} tasks after {comparison.reached}."
+        f"{comparison.task}: {counted(len(comparison.arms), 'sampler')}, {comparison.seeds} each, "
+        f"{counted(len(example.evaluations.tasks), 'task')} after {comparison.reached}."
         + (" Mean over seeds \\[95 % bootstrap interval over seeds]." if full else ""),
         soft_wrap=True,
     )
@@ -88,11 +86,11 @@ def _tables_of_values(comparison: Comparison) -> list[Table]:
     tables = []
     for keys in (own[:_COLUMNS], own[_COLUMNS:], means):
         if keys:
-            title = f"{'other metrics' if keys is means else label_of(comparison.lead)} after {k} inner steps"
+            metric = "other metrics" if keys is means else label_of(comparison.lead)
             tables.append(
                 _table(
                     comparison,
-                    title,
+                    f"{metric} after {counted(k, 'inner step')}",
                     [measures[key].title if keys is means else measures[key].label for key in keys],
                     lambda arm, i, keys=keys: _interval(comparison.estimates[keys[i], arm.name], -1, k),
                 )
@@ -108,7 +106,7 @@ def _table_by_inner_steps(comparison: Comparison) -> Table:
         return _interval(estimates[key, arm.name], -1, k)
 
     title = f"{label_of(comparison.lead)} by inner steps, mean over the grid; share of diverged tasks after the last"
-    return _table(comparison, title, [*(f"{step} steps" for step in steps), "diverged [%]"], cell)
+    return _table(comparison, title, [*(counted(step, "step") for step in steps), "diverged [%]"], cell)
 
 
 def _table_of_differences(comparison: Comparison) -> list[Table]:
@@ -140,7 +138,7 @@ def _table_of_budgets(comparison: Comparison) -> Table:
     found = [of_arms for _, of_arms in budgets.values()]
     return _table(
         comparison,
-        f"{label_of(comparison.lead)} after {k} inner steps at equal budgets, mean over the grid",
+        f"{label_of(comparison.lead)} after {counted(k, 'inner step')} at equal budgets, mean over the grid",
         [f"{budget:,.3g} {unit}" if budget < 100 else f"{budget:,.0f} {unit}" for unit, (budget, _) in budgets.items()],
         lambda arm, i: _interval(estimate(found[i][arm.name], np.mean), k),
     )

@@ -36,6 +36,7 @@ from twmaml.statistics import (
     as_cost,
     cell_means,
     column_of,
+    counted,
     cvar,
     diverged_tasks,
     key_of,
@@ -177,7 +178,7 @@ def _draw_maps(judged: Judged, metric: Metric, maps: Sequence[Axes], diverged: n
     marked = centres[diverged.reshape(-1, judged.draws).any(axis=1)]
     for axes, view, marginal in zip(maps, views, marginals, strict=True):
         mesh = show_grid(axes, grid, marginal, view, **(style if len(view) == 2 else {}))
-        set_title(axes, f"after {values.shape[1] - 1} inner steps{_mean_over(grid, view)}")
+        set_title(axes, f"after {counted(values.shape[1] - 1, 'inner step')}{_mean_over(grid, view)}")
         if mesh is None:
             axes.set_ylabel(label_of(metric))
         else:

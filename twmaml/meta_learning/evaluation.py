@@ -13,7 +13,7 @@ from twmaml.meta_learning.learner import MetaLearner
 from twmaml.models.base import HasProtocol
 from twmaml.space.grid import ParameterGrid
 from twmaml.space.priority_queue import PriorityQueue
-from twmaml.statistics import key_of, leading
+from twmaml.statistics import counted, key_of, leading
 from twmaml.types import Fast, MetaParams, Metric
 
 # Training splits the key of its seed in two; folding in another number first leaves that family of keys.
@@ -86,11 +86,11 @@ class Evaluation:
         parts = [
             learner.family.protocol,
             self.data_note,
-            _counted(learner.shots, "shot"),
-            _counted(self.queries, "query", "queries"),
-            _counted(self.steps, "inner step"),
+            counted(learner.shots, "shot"),
+            counted(self.queries, "query", "queries"),
+            counted(self.steps, "inner step"),
             learner.model.protocol if isinstance(learner.model, HasProtocol) else "",
-            _counted(self.grid.size * self.draws, "task") + (" inside their cells" if self.inside_cells else ""),
+            counted(self.grid.size * self.draws, "task") + (" inside their cells" if self.inside_cells else ""),
         ]
         return ", ".join(part for part in parts if part)
 
@@ -188,7 +188,3 @@ class Evaluation:
 
         tasks = self.grid.at(position)
         return tasks, jax.vmap(picture)(tasks)
-
-
-def _counted(number: int, one: str, several: str | None = None) -> str:
-    return f"{number:,} {one if number == 1 else several or f'{one}s'}"

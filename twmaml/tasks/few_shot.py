@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 from twmaml.errors import ConfigurationError
 from twmaml.space.axis import Axis, Categories, Interval
 from twmaml.space.grid import ParameterGrid
+from twmaml.statistics import counted
 from twmaml.tasks.base import AdaptationPath, Part, TaskFamily
 from twmaml.tasks.images.base import ImageSource, load_once
 from twmaml.tasks.images.transforms import Jitter, turn
@@ -268,7 +269,7 @@ class FewShot(TaskFamily):
         below = first_query + 1.3 * query.shape[1]
         axes.text(-0.1, support.shape[1] / 2, "support", rotation=90, ha="right", va="center", fontsize=8)
         axes.text(-0.1, (first_query + below) / 2, "query", rotation=90, ha="right", va="center", fontsize=8)
-        note = f"predicted class before → after {len(predictions) - 1} inner steps"
+        note = f"predicted class before → after {counted(len(predictions) - 1, 'inner step')}"
         axes.text(self.ways / 2, below + 0.2, note, ha="center", fontsize=7)
         axes.set(xlim=(-0.5, self.ways), ylim=(below + 0.3, -0.5), aspect="equal")
         axes.set_axis_off()
