@@ -193,7 +193,7 @@ def draw_band(axes: Axes, x: Sequence[float], curve: np.ndarray, name: str, colo
     axes.plot(x, value, color=colour, label=name)
     axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
     axes.axhline(0, color="0.6", linewidth=0.8, zorder=0)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
 
 
 def finish(figure: Figure, labelled: Axes, path: Path) -> None:

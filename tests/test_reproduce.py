@@ -1,8 +1,13 @@
 import json
 import math
+import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,14 +159,29 @@ def test_arms_of_which_only_the_sampler_differs_share_a_sweep(tmp_path):
     assert [command[-1] for _, command in found] == [f"hydra.sweep.dir={folder}" for folder, _ in found]
 
 
-def test_after_an_interruption_the_sweeps_that_have_not_begun_are_told(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(subprocess, "run", lambda command, check: subprocess.CompletedProcess(command, 130))
-    with pytest.raises(KeyboardInterrupt):
-        reproduce_preset("robust", ROBUST, None, [], None, None)
-    begun, not_begun = capsys.readouterr().out.splitlines()
-    assert begun.startswith("twmaml: python -m twmaml.train --multirun experiment=robust sampler=uniform,delta")
-    assert not_begun.startswith("twmaml: not begun: python -m twmaml.train --multirun experiment=robust sampler=delta,")
+def test_an_interruption_leaves_the_run_in_order_and_names_the_sweeps_that_have_not_begun(tmp_path, environment):
+    small = ["steps=1000000", "log_every=10", "evaluation.every=1000000", "evaluation.draws=1", "model.widths=[8]"]
+    command = [sys.executable, "-m", "twmaml.reproduce", "trmaml_sine", "--seeds", "1", *small, "wandb.mode=disabled"]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True, **pipes) as process:
+        try:
+            deadline = time.monotonic() + 200
+            while not (rows := [*tmp_path.glob("outputs/**/0/metrics.csv")]) or rows[0].read_text().count("\n") < 4:
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+            output, _ = process.communicate(timeout=100)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 130
+    assert json.loads((rows[0].parent / "summary.json").read_text())["status"] == "interrupted"
+    assert [*rows[0].parent.glob("checkpoints/*/")]
+    assert "go on with python -m twmaml.train" in output
+    (begun,) = re.findall(r"^twmaml: python -m (.*)", output, re.MULTILINE)
+    assert "sampler=uniform" in begun
+    assert len(re.findall(r"^twmaml: not begun: python -m twmaml.train", output, re.MULTILINE)) == 3
 
 
 def test_figures_are_of_their_arm_and_of_the_best_evaluation_beside_the_last(tmp_path, capsys):
@@ -238,11 +258,14 @@ def test_data_are_passed_on_to_the_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     commands = []
 
-    def run(command, check):
-        commands.append(command)
-        return subprocess.CompletedProcess(command, 1)
+    class Refused:
+        def __init__(self, command):
+            commands.append(command)
 
-    monkeypatch.setattr(subprocess, "run", run)
+        def wait(self):
+            return 1
+
+    monkeypatch.setattr(subprocess, "Popen", Refused)
     (tmp_path / "it's, here").mkdir()
     with pytest.raises(SystemExit):
         reproduce_preset("images", IMAGES, None, ["steps=5"], Path("it's, here"), None)
@@ -261,7 +284,7 @@ def test_data_are_passed_on_to_the_runs(tmp_path, monkeypatch):
 )
 def test_without_data_nothing_is_run(data, line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(subprocess, "run", None)
+    monkeypatch.setattr(subprocess, "Popen", None)
     with pytest.raises(ValueError, match=line):
         reproduce_preset("images", IMAGES, None, [], data, None)
     assert not list(tmp_path.iterdir())
@@ -286,6 +309,8 @@ def test_one_published_run_is_held_against_the_range_of_seeds(of_seeds, verdict)
         (["maml_sin"], "maml_sin: must be list or one of maml_sine, predecessor, omniglot_5way1shot, "),
         (["maml_sine", "--seeds", "0"], "--seeds 0: must be at least 1"),
         (["maml_sine", "--data", "."], "--data .: maml_sine needs none"),
+        (["maml_sine", "--runs", ".", "--seeds", "2"], "--runs .: are there already; --seeds and overrides"),
+        (["maml_sine", "--runs", ".", "steps=9"], "--runs .: are there already; --seeds and overrides"),
         (["maml_sine", "--runs", "nowhere"], "--runs nowhere: there is no such folder"),
         (["maml_sine", "--runs", "."], ".: no finished run that the preset maml_sine can be compared with"),
         (["maml_sine", "stepz=1"], "stepz: there is no such key"),

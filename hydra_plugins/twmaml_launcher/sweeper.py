@@ -43,7 +43,9 @@ class ValidatedSweeper(BasicSweeper):
             ConfigurationError: before the first job, if one of them could not run.
             SweepFailedError: after the last, if one of them has failed.
         """
-        from twmaml.storage.files import whole_file  # noqa: PLC0415  not at the start of whatever runs under Hydra
+        # Not at the start of whatever runs under Hydra.
+        from twmaml.configuration.config_files import is_of_this_second  # noqa: PLC0415
+        from twmaml.storage.files import whole_file  # noqa: PLC0415
 
         assert self.config is not None
         assert self.launcher is not None
@@ -65,7 +67,11 @@ class ValidatedSweeper(BasicSweeper):
                     raise _configuration_error(f"jobs {other} and {number} {what}")
         if isinstance(self.launcher, TakesComposed):
             self.launcher.take_composed(composed)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=not is_of_this_second(self.config.hydra.sweep))
+        except FileExistsError:
+            line = f"{folder}: is of another sweep that began in the same second; start this one again"
+            raise _configuration_error(line) from None
         with whole_file(folder / "multirun.yaml") as partial:
             OmegaConf.save(self.config, partial)
         print(f"twmaml: sweep of {len(jobs)} jobs, in {folder}", flush=True)

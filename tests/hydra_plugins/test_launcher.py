@@ -198,6 +198,15 @@ def test_all_jobs_of_a_sweep_are_of_one_folder_and_one_wandb_group(train, tmp_pa
     assert "3 of 3 jobs were finished before" in output
 
 
+def test_a_sweep_takes_no_folder_of_another_that_began_in_the_same_second(train, tmp_path):
+    for second in range(60):
+        (tmp_path / f"sweep_{second:02}").mkdir()
+    process = train("--multirun", "seed=0,1", "hydra.sweep.dir='sweep_${now:%S}'")
+    assert process.returncode == 1
+    assert re.fullmatch(r"twmaml: sweep_\d\d: is of another sweep that began .*\n", process.stderr)
+    assert not [*tmp_path.glob("sweep_*/*")]
+
+
 def test_a_job_whose_tasks_have_all_diverged_fails_no_other_of_its_group(train):
     far = ["adaptation.learning_rate=3.0", "adaptation.steps=0", "evaluation.steps=10", "steps=20"]
     output = succeed(train("--multirun", "seed=0,1", *far)).stdout

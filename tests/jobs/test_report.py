@@ -1,5 +1,6 @@
 """Commands that a run or a sweep ends with: a shell takes them for what they mean, whatever the folder is called."""
 
+import math
 import shlex
 import subprocess
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from twmaml.jobs.report import resume_command, upload_command, view_command
+from twmaml.jobs.terminal import Terminal
 
 
 @pytest.mark.parametrize("name", ["run", "it's a run", "$HOME; x", "lr=0.1,seed=(0)"])
@@ -21,3 +23,9 @@ def test_a_folder_may_have_any_name(name, tmp_path, monkeypatch):
         told = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=True).stdout
         expected = [f"{folders[:-1]}{seed}/wandb/offline-run-{seed}" for seed in range(2)]
         assert told.splitlines() == expected
+
+
+def test_a_table_of_tasks_that_have_all_diverged_is_printed(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as in a terminal
+    Terminal(1, "loss").finish({"evaluation": [(1, {"mean": math.nan, "worst": math.inf, "diverged": 2.0})]}, {})
+    assert all(word in capsys.readouterr().out for word in ("nan", "inf", " 2 "))

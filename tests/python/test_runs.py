@@ -142,3 +142,8 @@ def test_runs_that_fail_stand_where_it_shows_and_say_why():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.trained.meta_params))
     with pytest.raises(TrainingFailedError, match=f"at meta-step {step}:"):
         runs.train()
+
+
+def test_a_sweep_is_no_experiment():
+    with pytest.raises(ConfigurationError, match="experiment=compare_samplers: is a sweep"):
+        compose("experiment=compare_samplers")

@@ -25,7 +25,7 @@ from twmaml.types import Metric
 # What may differ between runs of one arm: it changes no number of the result. (Keys of `sampling` reach a run only
 # through its sampler, where they count.)
 _INCIDENTAL = (
-    *("seed", "wandb", "devices", "log_every", "figures", "figures_every", "checkpoint", "resume"),
+    *("seed", "wandb", "devices", "log_every", "figures", "figures_every", "checkpoint"),
     "sampling",
 )
 

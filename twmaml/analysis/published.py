@@ -2,11 +2,13 @@
 
 import json
 import math
+import signal
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,12 +61,17 @@ def reproduce(
 ) -> list[Reproduced]:
     """Trains a preset, unless there are runs of it, and writes `reproduction.json` beside them.
 
+    Exits with code 1 at the end if a run has failed.
+
     Raises:
         ValueError: if there is no data to train on or no run to compare; the message is one line.
     """
     folder = runs or Path("outputs") / "reproduce" / name / time.strftime("%Y-%m-%d_%H-%M-%S")
+    failed = False
     if runs is None:
-        _train(name, preset, seeds or preset["seeds"], [*_lead_to(data, name, preset), *overrides], folder)
+        failed = _train(name, preset, seeds or preset["seeds"], [*_lead_to(data, name, preset), *overrides], folder)
+    elif seeds is not None or overrides:
+        raise ValueError(f"--runs {runs}: are there already; --seeds and overrides are of runs that are to be trained")
     elif not runs.is_dir():
         raise ValueError(f"--runs {runs}: there is no such folder")
     from twmaml.analysis.finished_runs import read_runs  # noqa: PLC0415  half a second that training need not wait for
@@ -88,6 +95,8 @@ def reproduce(
     report = {"preset": name, "source": preset["source"], "notes": notes, "figures": [asdict(each) for each in found]}
     (folder / "reproduction.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     print(f"  saved      {folder}/reproduction.json\n  compare    python -m twmaml.compare {folder}")
+    if failed:
+        sys.exit(1)
     return found
 
 
@@ -112,18 +121,32 @@ def _settings_of(preset: Mapping[str, Any]) -> Iterator[str]:
             yield f"{arm} is {' '.join(overrides)}"
 
 
-def _train(name: str, preset: Mapping[str, Any], seeds: int, overrides: Sequence[str], folder: Path) -> None:
-    """Runs the preset by the command line, as a user would, so that what is reproduced is what users get."""
-    commands = commands_of(name, preset, seeds, overrides, folder)
+def _train(name: str, preset: Mapping[str, Any], seeds: int, overrides: Sequence[str], folder: Path) -> bool:
+    """Runs the preset by the command line, as a user would, so that what is reproduced is what users get.
+
+    Returns:
+        Whether a run has failed; its line is printed.
+    """
+    commands, failed = commands_of(name, preset, seeds, overrides, folder), False
     for number, (own_folder, command) in enumerate(commands, 1):
         print(f"twmaml: {_shown(command)}", flush=True)
-        code = subprocess.run(command, check=False).returncode
-        if code == 130:
+        code = _run(command)
+        if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
             for _, later in commands[number:]:
                 print(f"twmaml: not begun: {_shown(later)}", flush=True)
             raise KeyboardInterrupt
         if code and not own_folder.exists():  # the line that says why is printed already
             sys.exit(code)
+        failed |= code != 0
+    return failed
+
+
+def _run(command: Sequence[str]) -> int:
+    """Runs a command; its exit code. Ctrl-C reaches it too, and it is waited for while it leaves all in order."""
+    process = subprocess.Popen(command)
+    while True:
+        with suppress(KeyboardInterrupt):
+            return process.wait()
 
 
 def _shown(command: Sequence[str]) -> str:

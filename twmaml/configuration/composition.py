@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hydra import compose, initialize_config_dir
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from twmaml.configuration.config_files import configuration_folder, register_resolvers
@@ -37,6 +38,9 @@ def compose_configuration(overrides: Sequence[str], changes: Mapping[str, Any] |
         check_overrides(overrides)
         with initialize_config_dir(configuration_folder(), version_base="1.3"):
             cfg = compose("train", list(overrides), return_hydra_config=True)
+        if cfg.hydra.mode == RunMode.MULTIRUN:
+            name = cfg.hydra.runtime.choices.experiment
+            raise ConfigurationError(f"experiment={name}: is a sweep, which the command line runs; must be of one job")
         choices = {group: str(choice) for group, choice in cfg.hydra.runtime.choices.items()}
         with open_dict(cfg):
             del cfg["hydra"]

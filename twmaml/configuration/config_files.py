@@ -71,6 +71,12 @@ def help_text() -> str:
     return "\n".join(lines)
 
 
+def is_of_this_second(place: Any) -> bool:
+    """Whether a folder, `hydra.run` or `hydra.sweep`, is named after the second at which this process began."""
+    named = str(OmegaConf.to_container(place, resolve=False)["dir"])  # type: ignore[index, call-overload]
+    return "${now:" in named and "%S" in named
+
+
 def _all_keys(cfg: Any, prefix: str = "") -> Iterator[str]:
     for key in cfg:
         if key not in ("defaults", "hydra"):

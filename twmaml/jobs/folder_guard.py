@@ -1,4 +1,4 @@
-"""Refuses the folder of a single run before Hydra writes to it."""
+"""Claims or refuses the folder of a single run before Hydra writes to it."""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from twmaml.configuration.config_files import is_of_this_second
 from twmaml.configuration.settings import read_settings
 from twmaml.errors import ExpectedError
 from twmaml.jobs.job import ReportedError, result_in, states_in
@@ -18,13 +19,20 @@ class FolderGuard(Callback):
     """Called by Hydra before it writes to the folder of a single run."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Refuses a folder whose run cannot go on with this configuration.
+        """Makes a folder that is named after the time; refuses another whose run cannot go on with this configuration.
 
         Raises:
             ReportedError: with the reason.
         """
         HydraConfig.instance().set_config(config)  # which its folder is named after
         folder = Path(str(config.hydra.run.dir))
+        try:
+            if is_of_this_second(config.hydra.run):
+                with read_write(config.hydra):
+                    config.hydra.run.dir = str(_claimed(folder))
+                return
+        except OSError as error:
+            raise ReportedError(error) from error
         if not folder.is_dir():
             return
         own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
@@ -39,6 +47,19 @@ class FolderGuard(Callback):
                 _save(config, own, folder)
         except (ExpectedError, OSError) as error:
             raise ReportedError(error) from error
+
+
+def _claimed(folder: Path) -> Path:
+    """A new folder: this one, or with a number behind its name if another run has begun in the same second."""
+    own, number = folder, 1
+    while True:
+        try:
+            own.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            own = folder.with_name(f"{folder.name}_{number}")
+        else:
+            return own
 
 
 def _save(config: DictConfig, own: DictConfig, folder: Path) -> None:

@@ -100,7 +100,7 @@ class Terminal:
             for name in rows[0][1]:
                 table.add_column(name, justify="right")
             for k, figures in rows:
-                table.add_row(str(k), *(f"{v:g}" if v == int(v) else f"{v:.4f}" for v in figures.values()))
+                table.add_row(str(k), *(f"{v:g}" if v.is_integer() else f"{v:.4f}" for v in figures.values()))
             self.console.print(table)
         for name, path in paths.items():
             self.console.print(f"  {name:<10} {path}", soft_wrap=True)
