@@ -28,4 +28,5 @@ def test_a_folder_may_have_any_name(name, tmp_path, monkeypatch):
 def test_a_table_of_tasks_that_have_all_diverged_is_printed(monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")  # as in a terminal
     Terminal(1, "loss").finish({"evaluation": [(1, {"mean": math.nan, "worst": math.inf, "diverged": 2.0})]}, {})
-    assert all(word in capsys.readouterr().out for word in ("nan", "inf", " 2 "))
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("nan", "inf", " 2 "))

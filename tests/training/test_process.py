@@ -127,10 +127,24 @@ def test_a_compiled_program_that_was_cut_off_in_the_cache_is_written_anew_withou
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux tells which cores a process may use")
 def test_jax_takes_as_many_threads_as_it_is_given_and_every_core_is_free_again(environment):
-    code = "import os, jax; from twmaml.training.process import prepare_jax; allowed = os.sched_getaffinity(0);"
-    code += "count = lambda: len(os.listdir('/proc/self/task')); before = count(); prepare_jax({}, {});"
-    code += "same = all(os.sched_getaffinity(int(t)) == allowed for t in os.listdir('/proc/self/task'));"
-    code += "print(jax.device_count(), count() - before, same)"
+    code = """
+import os, jax
+from twmaml.training.process import prepare_jax
+
+def may_use(thread):
+    try:
+        return os.sched_getaffinity(thread)
+    except ProcessLookupError:  # it has ended meanwhile
+        return allowed
+
+def threads():
+    return [int(thread) for thread in os.listdir("/proc/self/task")]
+
+allowed, before = os.sched_getaffinity(0), len(threads())
+prepare_jax({}, {})
+same = all(may_use(thread) == allowed for thread in threads())
+print(jax.device_count(), len(threads()) - before, same)
+"""
 
     def start(runs, threads, **own):
         command = [sys.executable, "-c", code.format(runs, threads)]
