@@ -21,8 +21,6 @@ _WORDS = {"mean": "the mean", "cvar_10": "the worst tenth"}
 
 _UNKNOWN = "in some pair of runs every task has diverged in one or the other"
 
-_HINTS = "too few for a test: hints by intervals that are too narrow"
-
 _MOST_NAMED = 3
 """Samplers that a sentence names with their numbers."""
 
@@ -59,10 +57,13 @@ def answer(comparison: Comparison) -> str:
     tested = [name for name in enough if testable(comparison, pairs[name])]
     judged = tested or enough
     seeds = span([pairs[name] for name in judged], "seed")
-    how = f"p < {LEVEL:g} after Holm's correction" if tested else _HINTS
-    more = f"; more {label_of(comparison.lead)} is better" if comparison.lead.higher_is_better else ""
     told = _told(comparison, {key: [each[name] for name in judged] for key, each in changes.items()})
-    return " ".join([f"{told} ({seeds}, {how}{more}).", *_asides(comparison, pairs, judged, unknown)])
+    more = f"; more {label_of(comparison.lead)} is better" if comparison.lead.higher_is_better else ""
+    if tested:
+        sentence = f"{told[0].upper()}{told[1:]} ({seeds}, p < {LEVEL:g} after Holm's correction{more})."
+    else:
+        sentence = f"Hints only, as {seeds} are too few for a test and their intervals too narrow{more}: {told}."
+    return " ".join([sentence, *_asides(comparison, pairs, judged, unknown)])
 
 
 def _asides(
@@ -82,7 +83,7 @@ def _told(comparison: Comparison, changes: Mapping[str, Sequence[Change]]) -> st
     """The sentence on changes, by measure, without the seeds that say so."""
     found = {key: [each for each in of_key if each.found] for key, of_key in changes.items()}
     if not any(found.values()):
-        return f"No sampler is told apart from {comparison.baseline}, in the mean or in the worst tenth"
+        return f"no sampler is told apart from {comparison.baseline}, in the mean or in the worst tenth"
     parts = []
     for key, of_key in sorted(found.items(), key=lambda item: not item[1]):
         if not of_key:
@@ -91,7 +92,7 @@ def _told(comparison: Comparison, changes: Mapping[str, Sequence[Change]]) -> st
             own = sorted((each for each in of_key if each.better == better), key=lambda each: -abs(each.value))
             if own:
                 parts.append(_part(own, _WORDS[key]))
-    return f"Against {comparison.baseline}, {'; '.join(parts)}"
+    return f"against {comparison.baseline}, {'; '.join(parts)}"
 
 
 def _part(changes: Sequence[Change], words: str) -> str:
