@@ -133,6 +133,11 @@ def test_a_sampler_whose_hard_tasks_diverge_is_not_praised_for_the_others(tmp_pa
     assert marks_of(comparison)["delta"] == (False, True)
 
 
+def test_a_sampler_without_a_value_lends_the_others_no_seeds(tmp_path):
+    text = answer(compared(tmp_path, weighted={"diverged": 12}, delta={"change": -0.3, "seeds": 2}))
+    assert text.startswith("With 2 seeds nothing can be told")
+
+
 def test_where_all_tasks_of_the_baselines_run_have_diverged_there_is_no_difference(tmp_path):
     text = answer(compared(tmp_path, baseline={"diverged": 12}, weighted={"change": -0.3}, delta={}))
     assert text.startswith("There is no difference to uniform: in some pair of runs every task has diverged")

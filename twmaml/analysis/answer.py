@@ -50,9 +50,10 @@ def answer(comparison: Comparison) -> str:
     unknown = [name for name in pairs if any(math.isnan(of_key[name].value) for of_key in changes.values())]
     if len(unknown) == len(pairs):
         return f"There is no difference to {comparison.baseline}: {_UNKNOWN}."
-    enough = [name for name in pairs if name not in unknown and pairs[name] >= FEW_SEEDS]
+    known = [name for name in pairs if name not in unknown]
+    enough = [name for name in known if pairs[name] >= FEW_SEEDS]
     if not enough:
-        most = counted(max(pairs.values()), "seed")
+        most = counted(max(pairs[name] for name in known), "seed")
         return f"With {most} nothing can be told: {FEW_SEEDS} are the least, 20 tell more."
     tested = [name for name in enough if testable(comparison, pairs[name])]
     judged = tested or enough
@@ -76,7 +77,7 @@ def _asides(
         yield f"No difference is known of {', '.join(unknown)}: {_UNKNOWN}."
     for name in judged:
         if diverges(comparison, name):
-            yield f"Of {name} {_share_diverged(comparison, name):.2g} % of the tasks have diverged and are left out."
+            yield f"Of {name} {_share_diverged(comparison, name):.3g} % of the tasks have diverged and are left out."
 
 
 def _told(comparison: Comparison, changes: Mapping[str, Sequence[Change]]) -> str:

@@ -130,7 +130,7 @@ def _limits_of_seeds(comparison: "Comparison") -> Iterator[str]:
         yield (
             f"With {counted(min(pairs), 'pair')} of seeds the sign-flip test cannot give a p below {smallest:.2g} "
             f"({min(1.0, smallest * others):.2g} after Holm's correction for {counted(others, 'comparison')}), "
-            "however large a difference is: judge by the intervals, or run more seeds."
+            "however large a difference is: run more seeds."
         )
     if comparison.baseline is None and others:
         present = [arm.name for arm in comparison.arms if arm.name.split()[0] == "uniform"]
