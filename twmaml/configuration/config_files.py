@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from twmaml.configuration.moved import moved_key
 
@@ -85,11 +85,23 @@ def _all_keys(cfg: Any, prefix: str = "") -> Iterator[str]:
                 yield from _all_keys(cfg._get_node(key), f"{prefix}{key}.")
 
 
+_OPEN = ("evaluation.splits", "figures")
+"""The keys under which a user gives names, and what else is under them begins with a plus."""
+
+
 def suggest_key(key: str) -> str:
-    """The end of a message about a key that does not exist: its new name, or one like it."""
+    """The end of a message about a key that does not exist: its new name, how to add it, or one like it."""
     if (new := moved_key(key)) is not None:
         return f"; it is now {new}"
-    keys = list(_all_keys(OmegaConf.load(Path(configuration_folder()) / "train.yaml")))
+    if key.startswith(tuple(f"{each}." for each in _OPEN)):
+        return f"; +{key}=... adds it"
+    folder = Path(configuration_folder())
+    if (folder / key).is_dir():
+        group, own = key.rsplit("/", 1)
+        configs = {path.stem: DictConfig(OmegaConf.load(path)) for path in sorted((folder / group).glob("*.yaml"))}
+        having = [name for name, config in configs.items() if any(own in each for each in config.get("defaults", []))]
+        return f"; a {group} that has one is {', '.join(having)}"
+    keys = list(_all_keys(OmegaConf.load(folder / "train.yaml")))
     if key in keys:
         return f"; it holds no such one, which +{key}.NAME=... adds"
     return f"{suggest(key, keys)} (--help lists the keys)"

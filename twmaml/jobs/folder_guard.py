@@ -26,18 +26,15 @@ class FolderGuard(Callback):
         """
         HydraConfig.instance().set_config(config)  # which its folder is named after
         folder = Path(str(config.hydra.run.dir))
+        own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         try:
+            read_settings(own)  # a mistake in them leaves no folder
             if is_of_this_second(config.hydra.run):
                 with read_write(config.hydra):
                     config.hydra.run.dir = str(_claimed(folder))
                 return
-        except OSError as error:
-            raise ReportedError(error) from error
-        if not folder.is_dir():
-            return
-        own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-        try:
-            read_settings(own)
+            if not folder.is_dir():
+                return
             values: Any = OmegaConf.to_container(own, resolve=True)
             states = states_in(values, folder)
             if result_in(states) is not None:
