@@ -27,7 +27,8 @@ def test_a_sweep_that_is_interrupted_and_resumed_arrives_whole(server, start, tr
     assert [run.exit_codes for run in server.runs.values()] == [[1], [1]]
     done = int(read_metrics(tmp_path / "sweep/0/metrics.csv")["step"][-1])
 
-    succeed(train("resume=sweep", f"steps={done + 50}", small=False, **online))
+    resumed = succeed(train("resume=sweep", f"steps={done + 50}", small=False, **online))
+    assert f"{server.url}/someone/twmaml/groups/sweep\n" in resumed.stdout
     assert server.runs.keys() == before.keys()  # the same runs
     assert all(len(run.history) > before[name] > 3 for name, run in server.runs.items())
     assert [run.exit_codes for run in server.runs.values()] == [[1, 0], [1, 0]]

@@ -110,8 +110,10 @@ class Sweep:
     def _note_paths(self, runs_of_jobs: Sequence[Sequence[RunResult]]) -> None:
         folder = self._folder
         self.paths["folder"] = str(shorten(folder))
-        offline = [run.folder for runs in runs_of_jobs for run in runs if run.wandb_mode == "offline"]
-        if offline:
+        runs = [run for of_job in runs_of_jobs for run in of_job]
+        if online := {run.wandb_group_url: None for run in runs if run.wandb_mode == "online"}:
+            self.paths["W&B"] = " ".join(online)
+        if offline := [run.folder for run in runs if run.wandb_mode == "offline"]:
             depth = len(offline[0].relative_to(folder).parts) if offline[0].is_relative_to(folder) else 1
             self.paths["W&B later"] = upload_command("/".join([str(shorten(folder)), *["*"] * depth]))
 

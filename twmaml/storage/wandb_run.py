@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlparse
+from urllib.parse import quote, urlparse
 
 from twmaml.storage.files import run_log
 
@@ -58,7 +58,7 @@ class WandbRun:
     ) -> None:
         self._run: Any = None
         self._next = 0  # of W&B's own steps
-        self.url = ""  # of an online run
+        self.url = self.group_url = ""  # of an online run, and of its group
         self.identity = identity
         self._log = run_log(folder)
         self.mode = resolve_wandb_mode(mode)
@@ -99,7 +99,9 @@ class WandbRun:
         with self._guard():
             self.identity = str(self._run.id)
             self._next = int(self._run.starting_step)
-            self.url = str(self._run.url) if self.mode == "online" else ""
+            if self.mode == "online":
+                self.url = str(self._run.url)
+                self.group_url = f"{self._run.project_url}/groups/{quote(group, safe='')}" if group else self.url
             self._run.define_metric("step", hidden=True)
             self._run.define_metric("*", step_metric="step")
 

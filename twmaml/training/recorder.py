@@ -60,7 +60,9 @@ class Recorder:
         self._wandb = wandb
         metrics = self.folder / "metrics.csv"
         columns = [*columns_of_chunks(programs, spec.sampler), *columns_of(shared.parts.evaluations)]
-        self.result = RunResult(folder=self.folder, wandb_mode=wandb.mode, wandb_url=wandb.url)
+        self.result = RunResult(
+            folder=self.folder, wandb_mode=wandb.mode, wandb_url=wandb.url, wandb_group_url=wandb.group_url
+        )
         self._results: Results = {}
         self.first_unadapted_loss = math.nan
         self._validation = Validation(

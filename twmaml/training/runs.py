@@ -56,6 +56,7 @@ class RunResult:
     """`running`, `finished`, `interrupted`, or the one line that says why it failed."""
     wandb_mode: str = "disabled"
     wandb_url: str = ""
+    wandb_group_url: str = ""
 
     @property
     def failed(self) -> bool:
