@@ -18,7 +18,7 @@ from tests.analysis.test_finished_runs import change_summary
 from tests.conftest import ACCURACY, SCORE, SMALL, succeed, write_run
 from twmaml.analysis.finished_runs import read_runs
 from twmaml.analysis.measures import measures_of
-from twmaml.analysis.published import arms_of, commands_of, compare_runs, compare_with, judge
+from twmaml.analysis.published import arms_of, changes_of, commands_of, compare_runs, compare_with, judge
 from twmaml.analysis.published import reproduce as reproduce_preset
 from twmaml.configuration.build import build_parts
 from twmaml.configuration.composition import compose_configuration
@@ -26,6 +26,7 @@ from twmaml.configuration.config_files import configuration_folder
 from twmaml.configuration.settings import read_settings
 from twmaml.reproduce import read_presets
 from twmaml.statistics import reported_steps
+from twmaml.storage.flat_config import flatten_run
 from twmaml.types import Metric
 
 
@@ -79,6 +80,22 @@ def test_every_arm_of_a_preset_composes(name, arm):
     assert {figure["inner_steps"] for figure in read_presets()[name]["figures"]} <= {*reported}
 
 
+@pytest.mark.parametrize("name", list(read_presets()))
+def test_runs_of_a_preset_have_no_changes_but_those_made_wherever_their_data_is(name):
+    preset = read_presets()[name]
+    data = [f"{preset['data']}=/somewhere/else"] if "data" in preset else []
+    arm, overrides = next(iter(preset["arms"].items()))
+
+    def changes(*made: str) -> list[str]:
+        config = compose_configuration([f"experiment={name}", *overrides, *data, "seed=7", *made]).config
+        return [*changes_of(name, preset, {arm: flatten_run(config)})]
+
+    assert changes() == []
+    assert changes("checkpoint.keep=9", "meta_batch=77") == [
+        f"changed here: meta_batch=77 instead of {compose_configuration([f'experiment={name}']).config['meta_batch']}"
+    ]
+
+
 def test_what_nobody_has_published_is_not_judged():
     assert judge(-15.0, [-15.5, -14.5], None, 0.0) == "nothing published"
 
@@ -110,11 +127,14 @@ def test_a_preset_runs_over_seeds_and_is_compared(reproduce, tmp_path):
         assert each["of_seeds"] == pytest.approx(sorted(losses), rel=1e-6)
         assert each["ours"] == pytest.approx(np.mean(losses), rel=1e-6)
         assert each["verdict"].startswith("differs: outside the range of our seeds; our mean is +")  # 60 meta-steps
-    assert "changed here: steps=60" in report["notes"]
+    changes = [note for note in report["notes"] if note.startswith("changed here")]
+    assert "changed here: steps=60 instead of 70000" in changes
+    assert {change.partition("=")[0].split(": ")[1] for change in changes} <= {each.partition("=")[0] for each in SMALL}
     assert "meta-steps of these runs: 60" in output
     assert "Finn, Abbeel, Levine 2017" in output
     again = succeed(reproduce("maml_sine", "--runs", str(path.parent))).stdout
     assert "differs: outside" in again
+    assert all(change in again for change in changes)
 
 
 def test_figures_are_those_of_the_last_evaluation(tmp_path):

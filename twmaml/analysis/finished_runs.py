@@ -278,8 +278,7 @@ def group_runs(runs: Sequence[FinishedRun]) -> list[Arm]:
     """
     by_config: dict[str, dict[int, FinishedRun]] = {}
     for run in runs:
-        own = {key: value for key, value in run.config.items() if key.split(".")[0] not in _INCIDENTAL}
-        key = json.dumps([run.choices["sampler"], own], sort_keys=True, default=str)
+        key = json.dumps([run.choices["sampler"], counting(run.config)], sort_keys=True, default=str)
         by_config.setdefault(key, {}).setdefault(run.seed, run)
     groups = [[seeds[seed] for seed in sorted(seeds)] for seeds in by_config.values()]
     arms = []
@@ -295,7 +294,12 @@ def group_runs(runs: Sequence[FinishedRun]) -> list[Arm]:
     return sorted(arms, key=lambda arm: arm.name)
 
 
+def counting(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a configuration by the keys that a user types, those on which the numbers of a result depend."""
+    return {key: value for key, value in config.items() if key.split(".")[0] not in _INCIDENTAL}
+
+
 def differing_keys(runs: Sequence[FinishedRun]) -> list[str]:
     """The keys of the configuration in which runs differ, besides those that are each run's own."""
-    keys = {key: None for run in runs for key in run.config if key.split(".")[0] not in _INCIDENTAL}
+    keys = {key: None for run in runs for key in counting(run.config)}
     return [key for key in keys if len({json.dumps(run.config.get(key), default=str) for run in runs}) > 1]

@@ -88,7 +88,8 @@ def reproduce(
         raise ValueError(f"{folder}: no finished run that the preset {name} can be compared with. {reasons}".rstrip())
     notes = [*preset["protocol"], *_settings_of(preset), *protocols]
     steps = {run.config["steps"] for run in finished}
-    notes += [f"changed here: {override}" for override in overrides]
+    configs = {arm.name: arm.runs[0].config for arm in arms_of(preset, finished)}
+    notes += dict.fromkeys(changes_of(name, preset, configs))
     notes += [f"left out: {path} ({reason})" for path, reason in left_out]
     notes.append(f"meta-steps of these runs: {', '.join(f'{step:,}' for step in sorted(steps))}")
     _print(preset, found, notes)
@@ -119,6 +120,26 @@ def _settings_of(preset: Mapping[str, Any]) -> Iterator[str]:
     for arm, overrides in preset["arms"].items():
         if overrides != [f"sampler={arm}"]:
             yield f"{arm} is {' '.join(overrides)}"
+
+
+def changes_of(name: str, preset: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """A sentence on each value that the runs of an arm have otherwise than the preset; their configurations by arm."""
+    from omegaconf import OmegaConf  # noqa: PLC0415
+
+    from twmaml.analysis.finished_runs import counting  # noqa: PLC0415
+    from twmaml.configuration.composition import compose_configuration  # noqa: PLC0415
+    from twmaml.storage.flat_config import flatten_run  # noqa: PLC0415
+
+    for arm, config in configs.items():
+        given = OmegaConf.create()
+        if "data" in preset:
+            OmegaConf.update(given, preset["data"], config.get(preset["data"]))
+        overrides = [f"experiment={name}", *preset["arms"][arm]]
+        asked = counting(flatten_run(compose_configuration(overrides, given).config))  # type: ignore[arg-type]
+        own = counting(config)
+        for key in {**asked, **own}:
+            if json.dumps(own.get(key), default=str) != json.dumps(asked.get(key), default=str):
+                yield f"changed here: {key}={own.get(key)} instead of {asked.get(key)}"
 
 
 def _train(name: str, preset: Mapping[str, Any], seeds: int, overrides: Sequence[str], folder: Path) -> bool:
