@@ -212,7 +212,7 @@ def test_figures_are_of_their_arm_and_of_the_best_evaluation_beside_the_last(tmp
         write_run(
             tmp_path / f"large{seed}", rising + 5 + 0.1 * seed, seed=seed, sampler="delta", meta_batch=50, steps=20
         )
-    best, last, large = reproduce_preset("robust", ROBUST, None, [], None, tmp_path)  # delta has no best one
+    best, last, large = reproduce_preset("maml_sine", ROBUST, None, [], None, tmp_path)  # delta has no best one
     assert best.of_seeds == pytest.approx([1.1, 1.2, 2.0])
     assert last.of_seeds == pytest.approx([3.0, 3.1, 3.2])
     assert large.of_seeds == pytest.approx([8, 8.1, 8.2])
@@ -262,7 +262,7 @@ def test_an_accuracy_is_compared_with_its_interval_over_tasks(tmp_path, capsys):
         further = [(ACCURACY, accuracy[seed])]
         write_run(tmp_path / str(seed), np.ones((2, 12, 6)), seed=seed, further=further, steps=10)
         change_summary(tmp_path / str(seed), protocols={"eval": "5 ways, 12 tasks"})
-    (found,) = reproduce_preset("images", IMAGES, None, [], None, tmp_path)
+    (found,) = reproduce_preset("omniglot_5way1shot", IMAGES, None, [], None, tmp_path)
     last = accuracy[:, -1, :, 5]
     assert found.ours == pytest.approx(last.mean())
     assert found.ours_plus_minus == pytest.approx(1.96 * (last.std(axis=1, ddof=1) / math.sqrt(12)).mean())
