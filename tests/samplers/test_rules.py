@@ -426,6 +426,18 @@ def test_candidates_are_chosen_apart_from_each_other():
     np.testing.assert_array_equal(choose_apart(scores, places, 1.0, 2), [0, 2])  # .99 < 3/2
 
 
+@pytest.mark.parametrize(("candidates", "n"), [(1, 1), (5, 5), (16, 3), (50, 25), (67, 10)])
+def test_candidates_are_chosen_greedily(candidates, n):
+    generator = np.random.default_rng(candidates)
+    scores, places = generator.normal(size=candidates), generator.uniform(-1.7, 1.7, (candidates, 2))
+    chosen = []
+    for _ in range(n):
+        distances = sum((np.linalg.norm(places - places[each], axis=1) for each in chosen), np.zeros(candidates))
+        value = scores + 5.0 * distances / max(n * (n - 1), 1)
+        chosen.append(max(set(range(candidates)) - {*chosen}, key=lambda each: value[each]))
+    np.testing.assert_array_equal(choose_apart(jnp.float32(scores), jnp.float32(places), 5.0, n), chosen)
+
+
 @pytest.mark.parametrize("selection", ["top", "diverse"])
 def test_the_process_learns_which_tasks_are_hard_and_draws_them(selection):
     grid = ParameterGrid({"a": Interval(0.0, 1.0, 20)})
