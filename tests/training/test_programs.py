@@ -13,10 +13,11 @@ from tests.conftest import SAMPLERS, assert_trees_equal
 from tests.examples import example
 from twmaml.meta_learning.chunk import train_chunk
 from twmaml.meta_learning.evaluation import Evaluation
+from twmaml.meta_learning.random_numbers import loop_key
 from twmaml.space.axis import Interval
 from twmaml.storage.checkpoint import CheckpointError
 from twmaml.tasks.sinusoid import Sinusoid
-from twmaml.training.devices import over_runs, shard_runs
+from twmaml.training.devices import TRAINING, compile_program, over_runs, shard_runs
 from twmaml.training.parts import Parts
 from twmaml.training.programs import Group, Tracing, bytes_taken
 
@@ -52,6 +53,15 @@ def test_arrays_that_all_tasks_read_are_no_constants_of_a_program(learner):
     assert len(bound.lower(learner.init(0)).as_text()) > 600_000  # what closing over them would make of it
     once, twice = (program(learner.init(0), jnp.int32(3), scale * data)[0] for scale in (1, 2))
     assert twice.queue.losses[np.asarray(once.queue.visits) > 0].mean() > 2 * jnp.nanmean(once.queue.losses)
+
+
+def test_a_small_loop_may_draw_random_numbers():
+    def total(key):
+        return jax.lax.fori_loop(0, 5, lambda i, sum_: sum_ + jax.random.uniform(jax.random.fold_in(key, i)), 0.0)
+
+    program = jax.jit(total)
+    compiled = compile_program(program.lower(loop_key(0)), TRAINING)
+    assert compiled(loop_key(0)) == pytest.approx(float(program(jax.random.key(0))))
 
 
 def test_an_array_that_several_splits_read_is_on_the_devices_once(learner):
