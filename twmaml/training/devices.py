@@ -34,7 +34,8 @@ def compile_program(program: Any, level: int) -> Any:
     options = {
         "xla_backend_optimization_level": level,
         # XLA for CPUs drops optimisation barriers before it fuses, unless the first of these passes is left out. The
-        # other makes functions of small loops (random numbers in one of a user's sampler), where a barrier ends the process.
+        # other makes functions of small loops (one in a user's sampler, say), where the barriers of random numbers
+        # end the process.
         "xla_disable_hlo_passes": "cse_barrier_expander,small-while-loop-hoisting",
         # Without it the queue is copied whole at each write.
         "xla_cpu_copy_insertion_use_region_analysis": True,
