@@ -156,9 +156,12 @@ def check_step(before: Any, after: Any) -> None:
     leaves, _ = jax.tree_util.tree_flatten_with_path(before)
     for (path, first), then in zip(leaves, jax.tree.leaves(after), strict=True):
         if (first.shape, first.dtype) != (then.shape, then.dtype):
+            place = jax.tree_util.keystr(path)[1:]
+            causes = {"sampler": "sampler", "opt_state": "optimizer"}
+            cause = causes.get(place.partition("[")[0].partition(".")[0], "task, model and adaptation")
             raise ConfigurationError(
-                "task, model, adaptation and optimizer: a meta-step must leave every number's type as it is; "
-                f"of {jax.tree_util.keystr(path)[1:]} it makes {_form(first)} into {_form(then)}"
+                f"{cause}: a meta-step must leave every number's type as it is; of {place} it makes {_form(first)} "
+                f"into {_form(then)}"
             )
 
 
