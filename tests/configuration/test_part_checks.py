@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 import pytest
@@ -53,7 +54,8 @@ class FaultySampler(Sampler):
         return report.losses[:3] if self.fault == "three weights of a batch" else super().weigh(report, view)
 
     def init(self, grid) -> Any:
-        return jnp.zeros(3) if self.fault == "a shorter state" else super().init(grid)
+        states = {"a shorter state": jnp.zeros(3), "a key": jax.random.key(0), "a word": {"name": "oldest"}}
+        return states.get(self.fault, super().init(grid))
 
     def update(self, key, grid, report, view):
         match self.fault:
@@ -125,6 +127,8 @@ def of_shape(shape):
         ("sampler", "an error in metrics", "KeyError: 'temperature' (test_part_checks.py"),
         ("sampler", "one weight", "the weights of a draw must be floats of shape (25,). Got float32[]"),
         ("sampler", "three weights of a batch", "weigh must be floats of shape (25,). Got float32[3]"),
+        ("sampler", "a key", "init must return numbers or arrays of them. Got key<fry>[]"),
+        ("sampler", "a word", "init must return numbers or arrays of them. Got a str"),
         ("sampler", "a shorter state", "a meta-step must leave every number's type as it is; of sampler it makes"),
         ("sampler", "a state out of nothing", "update must return a state like that of init"),
         ("task", "a score in brackets", "the score of an outcome must be one number. Got float32[1]"),
@@ -141,7 +145,7 @@ def test_a_part_that_does_not_keep_its_protocol(part, fault, line):
 
 def test_an_optimizer_whose_state_changes_its_type():
     line = mistake(f"optimizer._target_={__name__}.counting_in_floats")
-    assert line.startswith("optimizer: a meta-step must leave every number's type as it is; of opt_state it makes int32")
+    assert line.startswith("optimizer: a meta-step must leave every number's type as it is; of opt_state it makes")
 
 
 def test_a_fault_of_no_user_is_not_blamed_on_one():

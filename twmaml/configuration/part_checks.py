@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from twmaml.adaptation.base import Adaptation
 from twmaml.errors import ConfigurationError, innermost, one_line
@@ -68,7 +69,7 @@ def check_sampler(sampler: Sampler, grid: ParameterGrid, tasks: int) -> None:
     """
     _check_rule(sampler, "sampler", grid)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    view = jax.eval_shape(lambda: View(empty_queue(grid.size), sampler.init(grid), jnp.int32(0)))
+    view = jax.eval_shape(lambda: View(empty_queue(grid.size), _state("init", sampler.init(grid)), jnp.int32(0)))
     p = jax.eval_shape(lambda view: sampler.probabilities(grid, view), view)
     _expect("sampler: probabilities", p, (grid.size,), jnp.floating)
     metrics = jax.eval_shape(sampler.metrics, view)
@@ -82,12 +83,23 @@ def check_sampler(sampler: Sampler, grid: ParameterGrid, tasks: int) -> None:
     _expect("sampler: the weights of a draw", draw.weights, (tasks,), jnp.floating)
     report = Report(draw, draw.weights, draw.weights, view.queue)
     _expect("sampler: weigh", jax.eval_shape(sampler.weigh, report, view), (tasks,), jnp.floating)
-    after = jax.eval_shape(lambda key, report, view: sampler.update(key, grid, report, view), key, report, view)
+    after = jax.eval_shape(
+        lambda key, report, view: _state("update", sampler.update(key, grid, report, view)), key, report, view
+    )
     if jax.tree.structure(after) != jax.tree.structure(view.own):
         raise ConfigurationError(
             "sampler: update must return a state like that of init. "
             f"Got {jax.tree.structure(after)} for {jax.tree.structure(view.own)}"
         )
+
+
+def _state(method: str, state: Any) -> Any:
+    """What a method of a sampler returns, which must be numbers: they are kept in checkpoints."""
+    for leaf in jax.tree.leaves(state):
+        number = isinstance(leaf, jax.Array | np.ndarray | np.generic | float | int)
+        if not number or jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
+            raise ConfigurationError(f"sampler: {method} must return numbers or arrays of them. Got {_form(leaf)}")
+    return state
 
 
 def _check_rule(sampler: Sampler, key: str, grid: ParameterGrid) -> None:
@@ -215,6 +227,6 @@ def _expect(what: str, given: Any, shape: tuple[int, ...], kind: Any) -> None:
 
 def _form(given: Any) -> str:
     """Type and shape as JAX writes them."""
-    if not isinstance(given, jax.ShapeDtypeStruct):
+    if not isinstance(given, jax.ShapeDtypeStruct | jax.Array):
         return f"a {type(given).__name__}"
     return f"{given.dtype}[{','.join(map(str, given.shape))}]"
