@@ -239,6 +239,8 @@ def test_the_predecessor_has_no_floor_and_its_own_epsilon():
             "model.outputs=2: must be 1, which the task needs, or null for that",
         ),
         (["wandb.mode=on"], "wandb.mode=on: must be 'auto', 'online', 'offline' or 'disabled'"),
+        (["wandb.project='../x'"], r"wandb.project must have 1 to 128 characters, none of / \ # ? % :. Got ../x"),
+        (["wandb.project="], "wandb.project must have 1 to 128 characters"),
         (["steps=${nope}"], "nope"),
         (["sampler=uniform,null"], "sampler=None: must be set to one of its choices"),
         (["sampler=uniform,[delta]"], "sampler=['delta']: must be set to one of its choices"),

@@ -178,7 +178,7 @@ RIGHT = [
     "task.frequency=0.0", "task.frequency=1e30",
     "task.x_low=-3.4e38", "task.x_high=3.4e38", "task.x_high=-4.999", "task.amplitude=2.0", "wandb.mode=offline",
     "wandb.group='ü ☃'",
-    "wandb.project='../x'", "hydra.job.chdir=true", "hydra.verbose=true", "hydra.output_subdir=null",
+    "wandb.project='my project'", "hydra.job.chdir=true", "hydra.verbose=true", "hydra.output_subdir=null",
     "hydra.run.dir='a b/ü ☃'",
 ]  # fmt: skip
 """What trains, or at least may."""

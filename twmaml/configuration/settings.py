@@ -70,6 +70,10 @@ class WandbSettings:
     project: str
     group: str | None
 
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[^/\\#?%:]{1,128}", self.project, re.DOTALL):  # W&B's rule
+            raise ValueError(f"project must have 1 to 128 characters, none of / \\ # ? % :. Got {self.project}")
+
 
 @dataclass(frozen=True, config=STRICT)
 class DeviceSettings:
