@@ -190,6 +190,7 @@ def test_the_predecessor_has_no_floor_and_its_own_epsilon():
         (["evaluation.splits={seen: {}}"], "evaluation.splits: there is no such key; it holds no such one, which +"),
         (["evaluation.splits.eval.shots=3"], "evaluation.splits.eval.shots: there is no such key; +evaluation.spl"),
         (["figures.mine._target_=nope.f"], "figures.mine._target_: there is no such key; +figures.mine._target_=..."),
+        (["hydra='x'"], "hydra: there is no such key"),
         (["sampler/proposal=importance"], "sampler/proposal: there is no such key; a sampler that has one is group_"),
         (["+figures.mine=3"], "figures.mine=3: must have a _target_"),
         (["+figures.mine={_target_: nope.f}"], "figures.mine._target_=nope.f: there is nothing of that name"),

@@ -96,8 +96,8 @@ def suggest_key(key: str) -> str:
     if key.startswith(tuple(f"{each}." for each in _OPEN)):
         return f"; +{key}=... adds it"
     folder = Path(configuration_folder())
-    if (folder / key).is_dir():
-        group, own = key.rsplit("/", 1)
+    group, _, own = key.rpartition("/")
+    if group and (folder / key).is_dir():
         configs = {path.stem: DictConfig(OmegaConf.load(path)) for path in sorted((folder / group).glob("*.yaml"))}
         having = [name for name, config in configs.items() if any(own in each for each in config.get("defaults", []))]
         return f"; a {group} that has one is {', '.join(having)}"
