@@ -18,6 +18,12 @@ def configuration_folder() -> str:
     return str(installed if installed.is_dir() else package.parent / "conf")
 
 
+def configuration_groups() -> list[str]:
+    """The groups, and those inside of groups: `sampler`, `sampler/proposal`."""
+    folder = Path(configuration_folder())
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_dir()]
+
+
 def register_resolvers() -> None:
     """Registers how conf/train.yaml names a run's folder: `s0` for one seed, `3seeds` for a list."""
 
@@ -97,7 +103,7 @@ def suggest_key(key: str) -> str:
         return f"; +{key}=... adds it"
     folder = Path(configuration_folder())
     group, _, own = key.rpartition("/")
-    if group and (folder / key).is_dir():
+    if group and key in configuration_groups():
         configs = {path.stem: DictConfig(OmegaConf.load(path)) for path in sorted((folder / group).glob("*.yaml"))}
         having = [name for name, config in configs.items() if any(own in each for each in config.get("defaults", []))]
         return f"; a {group} that has one is {', '.join(having)}"

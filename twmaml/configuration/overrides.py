@@ -1,12 +1,11 @@
 """Overrides, `task=sin2d` say: read, and their choices of groups checked."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString, Sweep
 
-from twmaml.configuration.config_files import configuration_folder
+from twmaml.configuration.config_files import configuration_groups
 from twmaml.errors import ConfigurationError, one_line
 
 
@@ -17,11 +16,12 @@ def check_overrides(overrides: Sequence[str]) -> None:
         ConfigurationError: for the first thing that is wrong.
         OverrideParseException: for the first one that cannot be read.
     """
+    groups = configuration_groups()
     for override in parse_overrides(overrides):
         group, value = override.key_or_group, override.value()
         if isinstance(value, ChoiceSweep) and any(isinstance(each, Sweep) for each in value.list):
             raise ConfigurationError(f"{override.input_line}: a sweep cannot stand in a list of values; write them out")
-        if not (Path(configuration_folder()) / group).is_dir():
+        if group not in groups:
             continue
         if override.is_delete():
             if not isinstance(value, str | QuotedString | None):
