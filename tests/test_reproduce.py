@@ -18,7 +18,7 @@ from tests.analysis.test_finished_runs import change_summary
 from tests.conftest import ACCURACY, SCORE, SMALL, succeed, write_run
 from twmaml.analysis.finished_runs import read_runs
 from twmaml.analysis.measures import measures_of
-from twmaml.analysis.published import arms_of, changes_of, commands_of, compare_runs, compare_with, judge
+from twmaml.analysis.published import arms_of, changes_here, commands_of, compare_runs, compare_with, judge
 from twmaml.analysis.published import reproduce as reproduce_preset
 from twmaml.configuration.build import build_parts
 from twmaml.configuration.composition import compose_configuration
@@ -88,7 +88,7 @@ def test_runs_of_a_preset_have_no_changes_but_those_made_wherever_their_data_is(
 
     def changes(*made: str) -> list[str]:
         config = compose_configuration([f"experiment={name}", *overrides, *data, "seed=7", *made]).config
-        return [*changes_of(name, preset, {arm: flatten_run(config)})]
+        return [*changes_here(name, preset, {arm: flatten_run(config)})]
 
     assert changes() == []
     assert changes("checkpoint.keep=9", "meta_batch=77") == [

@@ -295,7 +295,7 @@ def group_runs(runs: Sequence[FinishedRun]) -> list[Arm]:
 
 
 def counting(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a configuration by the keys that a user types, those on which the numbers of a result depend."""
+    """The values of a flat configuration on which the numbers of a result depend."""
     return {key: value for key, value in config.items() if key.split(".")[0] not in _INCIDENTAL}
 
 

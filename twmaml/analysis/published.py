@@ -89,7 +89,7 @@ def reproduce(
     notes = [*preset["protocol"], *_settings_of(preset), *protocols]
     steps = {run.config["steps"] for run in finished}
     configs = {arm.name: arm.runs[0].config for arm in arms_of(preset, finished)}
-    notes += dict.fromkeys(changes_of(name, preset, configs))
+    notes += dict.fromkeys(changes_here(name, preset, configs))
     notes += [f"left out: {path} ({reason})" for path, reason in left_out]
     notes.append(f"meta-steps of these runs: {', '.join(f'{step:,}' for step in sorted(steps))}")
     _print(preset, found, notes)
@@ -122,7 +122,7 @@ def _settings_of(preset: Mapping[str, Any]) -> Iterator[str]:
             yield f"{arm} is {' '.join(overrides)}"
 
 
-def changes_of(name: str, preset: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+def changes_here(name: str, preset: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """A sentence on each value that the runs of an arm have otherwise than the preset; their configurations by arm."""
     from omegaconf import OmegaConf  # noqa: PLC0415
 

@@ -94,7 +94,7 @@ def check_sampler(sampler: Sampler, grid: ParameterGrid, tasks: int) -> None:
 
 
 def _state(method: str, state: Any) -> Any:
-    """What a method of a sampler returns, which must be numbers: they are kept in checkpoints."""
+    """Passes on a state that a method of a sampler returns; refuses one that no checkpoint can hold."""
     for leaf in jax.tree.leaves(state):
         number = isinstance(leaf, jax.Array | np.ndarray | np.generic | float | int)
         if not number or jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):

@@ -25,7 +25,6 @@ _LARGEST = 1e3
 _WATCHED = 10
 """Meta-steps between looks at how good the predictions are."""
 
-
 _COLUMNS = 16
 """In which candidates stand: as many numbers as a processor compares at once."""
 
