@@ -24,7 +24,7 @@ from twmaml.configuration.build import build_parts
 from twmaml.configuration.composition import compose_configuration
 from twmaml.configuration.config_files import configuration_folder
 from twmaml.configuration.settings import read_settings
-from twmaml.reproduce import read_presets
+from twmaml.reproduce import compose, read_presets
 from twmaml.statistics import reported_steps
 from twmaml.storage.flat_config import flatten_run
 from twmaml.types import Metric
@@ -88,7 +88,7 @@ def test_runs_of_a_preset_have_no_changes_but_those_made_wherever_their_data_is(
 
     def changes(*made: str) -> list[str]:
         config = compose_configuration([f"experiment={name}", *overrides, *data, "seed=7", *made]).config
-        return [*changes_here(name, preset, {arm: flatten_run(config)})]
+        return [*changes_here(name, preset, {arm: flatten_run(config)}, compose)]
 
     assert changes() == []
     assert changes("checkpoint.keep=9", "meta_batch=77") == [
@@ -212,7 +212,8 @@ def test_figures_are_of_their_arm_and_of_the_best_evaluation_beside_the_last(tmp
         write_run(
             tmp_path / f"large{seed}", rising + 5 + 0.1 * seed, seed=seed, sampler="delta", meta_batch=50, steps=20
         )
-    best, last, large = reproduce_preset("maml_sine", ROBUST, None, [], None, tmp_path)  # delta has no best one
+    # delta has no best one
+    best, last, large = reproduce_preset("maml_sine", ROBUST, None, [], None, tmp_path, compose)
     assert best.of_seeds == pytest.approx([1.1, 1.2, 2.0])
     assert last.of_seeds == pytest.approx([3.0, 3.1, 3.2])
     assert large.of_seeds == pytest.approx([8, 8.1, 8.2])
@@ -262,7 +263,7 @@ def test_an_accuracy_is_compared_with_its_interval_over_tasks(tmp_path, capsys):
         further = [(ACCURACY, accuracy[seed])]
         write_run(tmp_path / str(seed), np.ones((2, 12, 6)), seed=seed, further=further, steps=10)
         change_summary(tmp_path / str(seed), protocols={"eval": "5 ways, 12 tasks"})
-    (found,) = reproduce_preset("omniglot_5way1shot", IMAGES, None, [], None, tmp_path)
+    (found,) = reproduce_preset("omniglot_5way1shot", IMAGES, None, [], None, tmp_path, compose)
     last = accuracy[:, -1, :, 5]
     assert found.ours == pytest.approx(last.mean())
     assert found.ours_plus_minus == pytest.approx(1.96 * (last.std(axis=1, ddof=1) / math.sqrt(12)).mean())
@@ -288,7 +289,7 @@ def test_data_are_passed_on_to_the_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", Refused)
     (tmp_path / "it's, here").mkdir()
     with pytest.raises(SystemExit):
-        reproduce_preset("images", IMAGES, None, ["steps=5"], Path("it's, here"), None)
+        reproduce_preset("images", IMAGES, None, ["steps=5"], Path("it's, here"), None, compose)
     ((*_, data, steps, _),) = commands
     assert steps == "steps=5"
     (override,) = OverridesParser.create().parse_overrides([data])
@@ -306,7 +307,7 @@ def test_without_data_nothing_is_run(data, line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(subprocess, "Popen", None)
     with pytest.raises(ValueError, match=line):
-        reproduce_preset("images", IMAGES, None, [], data, None)
+        reproduce_preset("images", IMAGES, None, [], data, None, compose)
     assert not list(tmp_path.iterdir())
 
 

@@ -1,6 +1,7 @@
 """The command line of reproductions: `python -m twmaml.reproduce maml_sine` runs a preset beside what was published."""
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,15 @@ def main() -> None:
             arguments.overrides,
             arguments.data,
             arguments.runs,
+            compose,
         )
+
+
+def compose(overrides: Sequence[str], changes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration of a run, as the command line composes it."""
+    from twmaml.configuration.composition import compose_configuration  # noqa: PLC0415
+
+    return compose_configuration(overrides, changes).config
 
 
 def read_presets() -> dict[str, Any]:

@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +16,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from twmaml.analysis.comparison import Comparison
     from twmaml.analysis.finished_runs import Arm, FinishedRun
+
+
+Compose = Callable[[Sequence[str], Mapping[str, Any]], Mapping[str, Any]]
+"""Makes a configuration out of overrides, and of values by key that count more."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,12 @@ def reproduce(
     overrides: Sequence[str],
     data: Path | None,
     runs: Path | None,
+    compose: Compose,
 ) -> list[Reproduced]:
     """Trains a preset, unless there are runs of it, and writes `reproduction.json` beside them.
 
-    Exits with code 1 at the end if a run has failed.
+    Exits with code 1 at the end if a run has failed. What its runs have otherwise than the preset, which `compose`
+    composes, is a note.
 
     Raises:
         ValueError: if there is no data to train on or no run to compare; the message is one line.
@@ -89,7 +95,7 @@ def reproduce(
     notes = [*preset["protocol"], *_settings_of(preset), *protocols]
     steps = {run.config["steps"] for run in finished}
     configs = {arm.name: arm.runs[0].config for arm in arms_of(preset, finished)}
-    notes += dict.fromkeys(changes_here(name, preset, configs))
+    notes += dict.fromkeys(changes_here(name, preset, configs, compose))
     notes += [f"left out: {path} ({reason})" for path, reason in left_out]
     notes.append(f"meta-steps of these runs: {', '.join(f'{step:,}' for step in sorted(steps))}")
     _print(preset, found, notes)
@@ -122,20 +128,20 @@ def _settings_of(preset: Mapping[str, Any]) -> Iterator[str]:
             yield f"{arm} is {' '.join(overrides)}"
 
 
-def changes_here(name: str, preset: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+def changes_here(
+    name: str, preset: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]], compose: Compose
+) -> Iterator[str]:
     """A sentence on each value that the runs of an arm have otherwise than the preset; their configurations by arm."""
-    from omegaconf import OmegaConf  # noqa: PLC0415
-
     from twmaml.analysis.finished_runs import counting  # noqa: PLC0415
-    from twmaml.configuration.composition import compose_configuration  # noqa: PLC0415
     from twmaml.storage.flat_config import flatten_run  # noqa: PLC0415
 
     for arm, config in configs.items():
-        given = OmegaConf.create()
+        changes: Any = {}
         if "data" in preset:
-            OmegaConf.update(given, preset["data"], config.get(preset["data"]))
-        overrides = [f"experiment={name}", *preset["arms"][arm]]
-        asked = counting(flatten_run(compose_configuration(overrides, given).config))  # type: ignore[arg-type]
+            changes = config.get(preset["data"])
+            for part in reversed(preset["data"].split(".")):
+                changes = {part: changes}
+        asked = counting(flatten_run(compose([f"experiment={name}", *preset["arms"][arm]], changes)))
         own = counting(config)
         for key in {**asked, **own}:
             if json.dumps(own.get(key), default=str) != json.dumps(asked.get(key), default=str):
