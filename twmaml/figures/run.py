@@ -281,6 +281,7 @@ def draw_learning_curves(data: FigureData, split: str = "eval") -> Figure:
 
 def _scale_curves(axes: Axes, logarithmic: bool) -> None:
     axes.set_xlabel("meta-steps")
+    axes.locator_params(axis="x", nbins=4)  # or the numbers run into each other
     shown = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
     shown = shown[np.isfinite(shown)]
     if not (shown < 0).any():
