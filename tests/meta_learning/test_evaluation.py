@@ -55,20 +55,17 @@ def test_losses_are_those_of_adapting_every_task_by_itself(evaluation):
             params = jax.tree.map(lambda p, g: p - learner.adaptation.learning_rate * g, params, gradient)
 
 
-def test_a_judgement_has_what_the_queue_holds_for_each_task(evaluation):
+def test_of_each_task_there_is_what_the_queue_holds_for_its_cell(evaluation):
     queue_grid = evaluation.learner.family.grid
     queue = empty_queue(queue_grid.size)._replace(
         losses=jnp.arange(queue_grid.size) + 0.5, visits=jnp.arange(queue_grid.size)
     )
-    meta_params = evaluation.learner.init(0).meta_params
-    own = replace(evaluation, queue_grid=queue_grid)
-    judged = jax.jit(own.judge)(meta_params, queue, own.tasks())
-    cells = queue_grid.locate(own.tasks().tasks)
-    np.testing.assert_array_equal(judged.queue_losses, cells + 0.5)
-    np.testing.assert_array_equal(judged.visits, cells)
-    without = jax.jit(evaluation.judge)(meta_params, queue, evaluation.tasks())
-    assert without.queue_losses is without.visits is None
-    assert_trees_equal(without.results, judged.results)
+    fixed = replace(evaluation, queue_grid=queue_grid).tasks()
+    cells = queue_grid.locate(fixed.tasks)
+    losses, visits = fixed.look_up(queue)
+    np.testing.assert_array_equal(losses, cells + 0.5)
+    np.testing.assert_array_equal(visits, cells)
+    assert evaluation.tasks().look_up(queue) == (None, None)
 
 
 def test_tasks_and_data_are_the_same_for_every_sampler_and_run(make_learner, evaluation):

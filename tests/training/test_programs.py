@@ -68,9 +68,28 @@ def test_an_array_that_several_splits_read_is_on_the_devices_once(learner):
     shared, own = np.ones(5), [np.zeros(3), np.full(3, 2.0)]
     data = {"train": (shared, own[0]), "eval": (shared, own[1]), "seen": (shared, own[0])}
     group = group_of(learner, {}, data, [SAMPLERS["uniform"]] * 2)
+    assert group.judging is group.sharding  # two runs take both devices
     assert group.data["train"][0] is group.data["eval"][0] is group.data["seen"][0]
     assert group.data["train"][1] is group.data["seen"][1] is not group.data["eval"][1]
     assert_trees_equal(group.data, data)
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_evaluations_beside_the_training_have_its_figures_to_the_bit(learner, monkeypatch, runs):
+    evaluation = Evaluation(learner, learner.family.grid.with_cells([2, 2]), steps=2, draws=1, queries=3)
+    data = learner.family.data()
+    judged, devices = [], []
+    for cores in (1, 4):
+        monkeypatch.setattr("twmaml.training.devices.count_cores", lambda cores=cores: cores)
+        group = group_of(learner, {"eval": evaluation}, {"train": data, "eval": data}, [SAMPLERS["weighted"]] * runs)
+        with ThreadPoolExecutor() as background:
+            programs = Tracing(group, background).compiled(np.inf)
+            states, _ = programs.advance(programs.begin(), 5)
+            judged.append(jax.device_get(programs.evaluate(states)))
+            assert_trees_equal(programs.illustrate(states, runs - 1).queue.losses, states.queue.losses[runs - 1])
+        devices.append({*group.sharding.device_set, *group.judging.device_set})
+    assert [len(each) for each in devices] == [runs, 2 * runs]
+    assert_trees_equal(*judged)
 
 
 def test_a_run_of_a_group_is_saved_without_the_others_and_goes_on_to_the_bit(learner):

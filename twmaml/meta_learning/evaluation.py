@@ -31,6 +31,10 @@ class EvaluationTasks(NamedTuple):
     cells: Int[Array, " tasks"] | None
     """The cell of the queue that holds each task; None where the queue has another grid."""
 
+    def look_up(self, queue: PriorityQueue) -> tuple[Float[Array, " tasks"], Int[Array, " tasks"]] | tuple[None, None]:
+        """The losses and visits that a queue holds for the cells of the tasks; None where it has no cells for them."""
+        return (None, None) if self.cells is None else (queue.losses[self.cells], queue.visits[self.cells])
+
 
 class Judgement(NamedTuple):
     """The figures of one evaluation; those of all runs have a leading axis of runs."""
@@ -104,13 +108,6 @@ class Evaluation:
             tasks = jnp.repeat(self.grid.centres(), self.draws, axis=0)
         cells = None if self.queue_grid is None else self.queue_grid.locate(tasks)
         return EvaluationTasks(tasks, jax.random.split(key, tasks.shape[0]), cells)
-
-    def judge(
-        self, meta_params: MetaParams, queue: PriorityQueue, fixed: EvaluationTasks, data: PyTree[Array] = ()
-    ) -> Judgement:
-        """The results, and what the queue holds for the cells of the tasks."""
-        results, cells = self.results(meta_params, fixed, data), fixed.cells
-        return Judgement(results, *((None, None) if cells is None else (queue.losses[cells], queue.visits[cells])))
 
     def results(
         self, meta_params: MetaParams, fixed: EvaluationTasks, data: PyTree[Array] = ()

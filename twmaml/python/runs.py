@@ -124,7 +124,7 @@ class Runs:
     def _judge(self) -> None:
         """Evaluates, unless that is done at this step."""
         if self._judged_at < self.step:
-            judged = self._programs.evaluate(self._states)
+            judged = jax.device_get(self._programs.evaluate(self._states))
             for run in self:
                 run._judge(judged)
             self._judged_at = self.step

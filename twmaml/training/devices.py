@@ -1,13 +1,18 @@
 """The devices: whether there are enough, and the program of one run for many runs spread over them."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
+from jaxlib import xla_client
 
 from twmaml.errors import ConfigurationError
+from twmaml.figures.pool import count_cores
 from twmaml.training.memory import check_memory
 from twmaml.training.parts import Parts
 
@@ -54,7 +59,6 @@ def over_runs(program: Callable[[Any, Any], Any], sharding: NamedSharding, reuse
         sharding: of the runs (`shard_runs`).
         reuse: takes a third argument, arrays like the results (or some of them), whose memory the results take.
     """
-    everywhere = PartitionSpec()
 
     def on_one_device(parts: Any, shared: Any) -> Any:
         one = lambda part: program(part, shared)  # noqa: E731
@@ -63,11 +67,11 @@ def over_runs(program: Callable[[Any, Any], Any], sharding: NamedSharding, reuse
     many = jax.shard_map(
         on_one_device,
         mesh=sharding.mesh,
-        in_specs=(sharding.spec, everywhere),
+        in_specs=(sharding.spec, PartitionSpec()),
         out_specs=sharding.spec,
         check_vma=False,
     )
-    shardings = (sharding, NamedSharding(sharding.mesh, everywhere))
+    shardings = (sharding, everywhere(sharding))
     if not reuse:
         return jax.jit(many, in_shardings=shardings, out_shardings=sharding)
     return jax.jit(
@@ -85,3 +89,44 @@ def shard_runs(runs: int, task_devices: int = 1) -> NamedSharding:
     at_once = max(1, min(runs, len(devices) // task_devices))
     mesh = np.array(devices[: at_once * task_devices]).reshape(at_once, task_devices)
     return NamedSharding(jax.sharding.Mesh(mesh, ("runs", "tasks")), PartitionSpec("runs"))
+
+
+def everywhere(sharding: NamedSharding) -> NamedSharding:
+    """All of an array on each of the devices of a sharding."""
+    return NamedSharding(sharding.mesh, PartitionSpec())
+
+
+def beside(sharding: NamedSharding) -> NamedSharding:
+    """Devices for programs that run beside those on others: where a CPU has cores left, as many more, else the same.
+
+    They have a client of their own, because the devices of one share its threads: a second device would make the
+    programs of the first 15 % slower even while it has nothing to do.
+    """
+    devices = sharding.mesh.size
+    if jax.default_backend() != "cpu" or count_cores() <= devices:
+        return sharding
+    mesh = np.array(_more_devices(devices)).reshape(sharding.mesh.axis_sizes)
+    return NamedSharding(jax.sharding.Mesh(mesh, sharding.mesh.axis_names), sharding.spec)
+
+
+@cache
+def _more_devices(number: int) -> list[Any]:
+    with threads_for(number):
+        return xla_client.make_cpu_client(num_devices=number).devices()
+
+
+@contextmanager
+def threads_for(cores: int) -> Iterator[None]:
+    """Has XLA, when it is started meanwhile, take threads for so many cores: it goes by those that it may use."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    all_cores, others = os.sched_getaffinity(0), {*os.listdir("/proc/self/task")}
+    try:
+        os.sched_setaffinity(0, sorted(all_cores)[:cores])
+        yield
+    finally:
+        os.sched_setaffinity(0, all_cores)
+        for thread in {*os.listdir("/proc/self/task")} - others:
+            with suppress(ProcessLookupError):  # it has ended
+                os.sched_setaffinity(int(thread), all_cores)

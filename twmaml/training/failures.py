@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from concurrent.futures import Executor
 
+import jax
+
 from twmaml.meta_learning.chunk import NO_FAILURE, Chunk
 from twmaml.meta_learning.learner import RunState
 from twmaml.training.diagnosis import describe_failure
@@ -29,7 +31,7 @@ def end_failed(
             failing.setdefault(int(chunk.first_failure[run.index]), []).append(run)
     for failure, failed in failing.items():
         before, replayed = (states, None) if failure == step else programs.advance(states, failure - step)
-        judged = programs.evaluate(before)
+        judged = jax.device_get(programs.evaluate(before))
         for run in failed:
             with run.isolating_failures():
                 statistics = run.judge(failure, judged)

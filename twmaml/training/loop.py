@@ -4,13 +4,16 @@ import importlib
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from functools import partial
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
+import jax
 import numpy as np
 
-from twmaml.meta_learning.chunk import Chunk
+from twmaml.meta_learning.chunk import NO_FAILURE, Chunk
 from twmaml.meta_learning.evaluation import Judgement
 from twmaml.meta_learning.learner import RunState
+from twmaml.statistics import VALIDATION
 from twmaml.storage.checkpoint import Checkpoint
 from twmaml.training.diagnosis import describe_failure
 from twmaml.training.failures import end_failed
@@ -45,104 +48,131 @@ def train(
     """
     with ThreadPoolExecutor(1) as writing:
         writing.submit(importlib.import_module, "twmaml.figures.run")
-        states, step, seconds = _start(programs, runs, checkpoints, writing), runs[0].result.step, 0.0
+        host = _Host(programs, runs, plan, progress, writing, drawing)
+        states, step, seconds = host.start(checkpoints), runs[0].result.step, 0.0
         progress.update("training", [run.result for run in runs])
         # A sampler may be wrong at once.
         end_failed(programs, runs, states, step, programs.advance(states, 0)[1], seconds, drawing)
-        before, write = None, _nothing
+        before = None
         while running(runs):
             if ending := [run for run in running(runs) if run.at_end or stop.asked]:
-                write()
-                write = _nothing
-                _end(programs, runs, ending, states, step, plan, progress, seconds, writing, drawing)
+                host.write(everything=True)
+                host.end(ending, states, step, seconds)
                 continue
             used, before, previous, step = before, states, step, plan.next_stop(step)
             began = time.perf_counter()
-            states, chunk = programs.advance(before, step - previous, used, meanwhile=write)
+            states, chunk = programs.advance(before, step - previous, used, meanwhile=host.write)
             seconds += time.perf_counter() - began
-            end_failed(programs, runs, before, previous, chunk, seconds, drawing)
-            judged = programs.evaluate(states) if plan.evaluates_at(step) and running(runs) else None
-            write = partial(_record, runs, step, chunk, judged, progress)  # beside the next chunk, if that is all
-            saves, draws = plan.saves_after(previous, step), plan.draws_at(step)
-            if judged is not None or saves or draws or step == plan.steps:
-                write()
-                write = _nothing
-                if step < plan.steps and (saves or any(run.at_best for run in running(runs))):
-                    _save(programs, runs, states, writing)  # of all, so that they can go on from the same step
-                if draws and step < plan.steps:
-                    _draw(runs, states, drawing)
+            if any(chunk.first_failure[run.index] != NO_FAILURE for run in running(runs)):
+                host.write(everything=True)
+                end_failed(programs, runs, before, previous, chunk, seconds, drawing)
+            host.leave(states, previous, step, chunk)
+            if plan.may_end_at(step):
+                host.write(everything=True)
 
 
-def _nothing() -> None:
-    """There is nothing to write."""
+class _Left(NamedTuple):
+    """Whatever a chunk leaves that is still to be written."""
+
+    step: int
+    chunk: Chunk
+    judged: Mapping[str, Judgement] | None
+    """On the devices, which may still be at it."""
+    states: RunState | None
+    """Those to save or to draw."""
+    saves: bool
+    draws: bool
+
+    @property
+    def ready(self) -> bool:
+        """Whether nothing would be waited for."""
+        return all(leaf.is_ready() for leaf in jax.tree.leaves(self.judged))
 
 
-def _record(
-    runs: Sequence[Recorder], step: int, chunk: Chunk, judged: Mapping[str, Judgement] | None, progress: Progress
-) -> None:
-    """Writes what a chunk has left of each run."""
-    for run in running(runs):
-        with run.isolating_failures():
-            row = run.row(step, chunk)
-            run.log(step, row if judged is None else {**row, **run.judge(step, judged)})
-    progress.update("training", [run.result for run in runs])
+@dataclass(frozen=True)
+class _Host:
+    """Whatever the host does with several runs between and beside chunks."""
 
+    programs: Programs
+    runs: Sequence[Recorder]
+    plan: Plan
+    progress: Progress
+    writing: Executor
+    drawing: Executor
+    left: list[_Left] = field(default_factory=list)
+    """In the order of their steps."""
 
-def _start(
-    programs: Programs, runs: Sequence[Recorder], checkpoints: Sequence[Checkpoint], writing: Executor
-) -> RunState:
-    """The states that runs go on from, or begin with; then they are evaluated and logged first."""
-    if checkpoints:
-        return programs.restore([checkpoint.arrays for checkpoint in checkpoints])
-    states = programs.begin()
-    judged = programs.evaluate(states)
-    for run in runs:
-        with run.isolating_failures():
-            run.log(0, {**run.spent(0, 0), **run.judge(0, judged)})
-            run.first_unadapted_loss = float(np.median(run.losses[:, 0]))
-    if any(run.at_best for run in running(runs)):
-        _save(programs, runs, states, writing)
-    return states
+    def start(self, checkpoints: Sequence[Checkpoint]) -> RunState:
+        """The states that runs go on from, or begin with; then they are evaluated and logged first."""
+        if checkpoints:
+            return self.programs.restore([checkpoint.arrays for checkpoint in checkpoints])
+        states = self.programs.begin()
+        judged = jax.device_get(self.programs.evaluate(states))
+        for run in self.runs:
+            with run.isolating_failures():
+                run.log(0, {**run.spent(0, 0), **run.judge(0, judged)})
+                run.first_unadapted_loss = float(np.median(run.losses[:, 0]))
+        if any(run.at_best for run in running(self.runs)):
+            self._save(self.runs, states)
+        return states
 
+    def leave(self, states: RunState, previous: int, step: int, chunk: Chunk) -> None:
+        """Takes what the chunk from `previous` to `step` leaves, and has the states evaluated if that is due."""
+        plan = self.plan
+        if plan.evaluates_at(step):  # one at a time, as each holds a copy of what it judges
+            self.write(everything=True)
+        judged = self.programs.evaluate(states) if plan.evaluates_at(step) and running(self.runs) else None
+        goes_on = step < plan.steps  # at the end there is more to save and to draw
+        saves, draws = goes_on and plan.saves_after(previous, step), goes_on and plan.draws_at(step)
+        may_be_best = goes_on and VALIDATION in (judged or {})
+        self.left.append(_Left(step, chunk, judged, states if saves or draws or may_be_best else None, saves, draws))
 
-def _end(
-    programs: Programs,
-    runs: Sequence[Recorder],
-    ending: Sequence[Recorder],
-    states: RunState,
-    step: int,
-    plan: Plan,
-    progress: Progress,
-    seconds: float,
-    writing: Executor,
-    drawing: Executor,
-) -> None:
-    """Leaves whatever runs leave at their end, planned or not."""
-    _save(programs, ending, states, writing)
-    if not plan.evaluates_at(step):  # the checkpoint has the row without it, as a longer run would
-        judged = programs.evaluate(states)
+    def write(self, everything: bool = False) -> None:
+        """Writes what chunks have left, up to the first whose evaluation is not ready.
+
+        Args:
+            everything: waits for evaluations; so it does anyway where states are needed, as the chunk after the next
+                takes their place.
+        """
+        everything = everything or any(left.states is not None for left in self.left)
+        while self.left and (everything or self.left[0].ready):
+            left = self.left.pop(0)
+            judged = jax.device_get(left.judged)
+            for run in running(self.runs):
+                with run.isolating_failures():
+                    row = run.row(left.step, left.chunk)
+                    run.log(left.step, row if judged is None else {**row, **run.judge(left.step, judged)})
+            self.progress.update("training", [run.result for run in self.runs])
+            if left.states is not None and (left.saves or any(run.at_best for run in running(self.runs))):
+                self._save(self.runs, left.states)  # of all, so that they can go on from the same step
+            if left.states is not None and left.draws:
+                self._draw(self.runs, left.states)
+
+    def end(self, ending: Sequence[Recorder], states: RunState, step: int, seconds: float) -> None:
+        """Leaves whatever runs leave at their end, planned or not; `seconds` is what the meta-steps took."""
+        self._save(ending, states)
+        if not self.plan.evaluates_at(step):  # the checkpoint has the row without it, as a longer run would
+            judged = jax.device_get(self.programs.evaluate(states))
+            for run in running(ending):
+                with run.isolating_failures():
+                    run.amend(run.judge(step, judged))
+        self.progress.update("drawing", [run.result for run in self.runs])
+        self._draw(ending, states)
         for run in running(ending):
             with run.isolating_failures():
-                run.amend(run.judge(step, judged))
-    progress.update("drawing", [run.result for run in runs])
-    _draw(ending, states, drawing)
-    for run in running(ending):
-        with run.isolating_failures():
-            run.finish_saving()
-            run.finish_figures()
-            broken = not np.isfinite(run.losses[:, 0]).any()  # by the very last update
-            planned = "finished" if run.at_end else "interrupted"
-            run.close(describe_failure(run.standing, step) if broken else planned, seconds, len(runs))
+                run.finish_saving()
+                run.finish_figures()
+                broken = not np.isfinite(run.losses[:, 0]).any()  # by the very last update
+                planned = "finished" if run.at_end else "interrupted"
+                run.close(describe_failure(run.standing, step) if broken else planned, seconds, len(self.runs))
 
+    def _save(self, runs: Sequence[Recorder], states: RunState) -> None:
+        leaves = self.programs.save(states)
+        for run in running(runs):
+            with run.isolating_failures():
+                run.save(leaves[run.index], self.writing)
 
-def _save(programs: Programs, runs: Sequence[Recorder], states: RunState, writing: Executor) -> None:
-    leaves = programs.save(states)
-    for run in running(runs):
-        with run.isolating_failures():
-            run.save(leaves[run.index], writing)
-
-
-def _draw(runs: Sequence[Recorder], states: RunState, drawing: Executor) -> None:
-    for run in running(runs):
-        with run.isolating_failures():
-            run.draw(states, drawing)
+    def _draw(self, runs: Sequence[Recorder], states: RunState) -> None:
+        for run in running(runs):
+            with run.isolating_failures():
+                run.draw(states, self.drawing)

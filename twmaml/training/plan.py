@@ -22,6 +22,10 @@ class Plan:
         impatient = self.patience is not None and since_best >= self.patience and self.evaluates_at(step)
         return step == self.steps or impatient
 
+    def may_end_at(self, step: int) -> bool:
+        """Whether a run may end after so many meta-steps, whatever its evaluations say."""
+        return step == self.steps or (self.patience is not None and self.evaluates_at(step))
+
     def stops_at(self, step: int) -> bool:
         """Whether there is a row of metrics.csv at a step."""
         return self.next_stop(step - 1) == step

@@ -10,7 +10,7 @@ import resource
 import signal
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import jax
 
 from twmaml.errors import ConfigurationError, one_line
 from twmaml.figures.pool import count_cores
+from twmaml.training.devices import threads_for
 from twmaml.training.plan import Stop
 
 log = logging.getLogger(__name__)
@@ -89,7 +90,10 @@ def prepare_jax(runs: int | None, threads: int | None) -> None:
         except RuntimeError:  # whoever has started JAX, in a cell before say, goes on with its devices
             return
         try:
-            _start_on(cores if threads is None else max(1, min(cores, devices * threads)))
+            # The products of a small network take a fifth longer when two threads share them, and no option of XLA
+            # keeps all of its libraries from that.
+            with threads_for(cores if threads is None else max(1, min(cores, devices * threads))):
+                jax.devices()
         except RuntimeError as error:
             platforms = jax.config.values["jax_platforms"]
             if not platforms:
@@ -130,22 +134,3 @@ def _remove_damaged_programs() -> None:
             path.unlink(missing_ok=True)
 
     warnings.showwarning = show
-
-
-def _start_on(cores: int) -> None:
-    """Starts JAX while this process may use just so many cores, which is by what it decides how many threads it takes.
-
-    The products of a small network take a fifth longer when two threads share them, and no option of XLA keeps all of
-    its libraries from that.
-    """
-    if not hasattr(os, "sched_setaffinity"):
-        return
-    all_cores, others = os.sched_getaffinity(0), {*os.listdir("/proc/self/task")}
-    try:
-        os.sched_setaffinity(0, sorted(all_cores)[:cores])
-        jax.devices()
-    finally:
-        os.sched_setaffinity(0, all_cores)
-        for thread in {*os.listdir("/proc/self/task")} - others:
-            with suppress(ProcessLookupError):  # it has ended
-                os.sched_setaffinity(int(thread), all_cores)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int
 
 from twmaml.meta_learning.chunk import Chunk, train_chunk
@@ -19,7 +19,7 @@ from twmaml.meta_learning.random_numbers import as_loop_key
 from twmaml.samplers.base import Sampler, View
 from twmaml.space.priority_queue import PriorityQueue, empty_queue
 from twmaml.storage.checkpoint import pack, unpack
-from twmaml.training.devices import QUICKLY, TRAINING, compile_program, over_runs, shard_runs
+from twmaml.training.devices import QUICKLY, TRAINING, beside, compile_program, everywhere, over_runs, shard_runs
 from twmaml.training.one_of import OneOf
 from twmaml.training.parts import Parts
 from twmaml.types import MetaParams
@@ -55,7 +55,7 @@ class Group:
     def __init__(self, parts: Sequence[Parts], seeds: Sequence[int], numbers: Sequence[Mapping[str, float]]) -> None:
         self.parts = parts[0]
         self.sharding = shard_runs(len(seeds), self.parts.learner.task_devices)
-        self.everywhere = NamedSharding(self.sharding.mesh, PartitionSpec())
+        self.judging = beside(self.sharding)
         self.rows = [*range(len(seeds)), *[len(seeds) - 1] * (-len(seeds) % self.sharding.mesh.shape["runs"])]
         self._of_samplers = list({id(each.learner.sampler): each for each in parts}.values())
         place = {id(each.learner.sampler): index for index, each in enumerate(self._of_samplers)}
@@ -63,9 +63,7 @@ class Group:
         self.seeds = np.array(seeds, np.uint32)[self.rows]
         rows = jax.tree.map(lambda *runs: np.array(runs)[self.rows], *self._own(numbers))
         self.own: Own = self.put(rows)
-        distinct = {id(leaf): leaf for leaf in jax.tree.leaves(dict(self.parts.data))}
-        on_devices = {each: jax.device_put(leaf, self.everywhere) for each, leaf in distinct.items()}
-        self.data = jax.tree.map(lambda leaf: on_devices[id(leaf)], dict(self.parts.data))
+        self.data = self._put_data()
 
     def _own(self, numbers: Sequence[Mapping[str, float]]) -> list[Own]:
         """Whatever sets each run apart."""
@@ -79,6 +77,22 @@ class Group:
             Own(jnp.int32(member), of_parts[run], (*any_of[:member], of_samplers[run], *any_of[member + 1 :]))
             for run, member in enumerate(self.members)
         ]
+
+    def _put_data(self) -> dict[str, Any]:
+        """The data of training and of every split on the devices that need it, each array once."""
+        placed: dict[int, dict[NamedSharding, Any]] = {}
+
+        def put(sharding: NamedSharding, leaf: Any) -> Any:
+            copies = placed.setdefault(id(leaf), {})
+            if sharding not in copies:
+                # A client takes the memory of another's array for its own if NumPy says where it is.
+                copies[sharding] = jax.device_put(np.asarray([*copies.values(), leaf][0]), sharding)
+            return copies[sharding]
+
+        return {
+            name: jax.tree.map(partial(put, everywhere(self.sharding if name == "train" else self.judging)), data)
+            for name, data in self.parts.data.items()
+        }
 
     @property
     def samplers(self) -> list[Sampler]:
@@ -120,9 +134,12 @@ class Tracing:
             own, seed = run
             return group.parts_of(own).learner.init(seed)
 
-        def evaluate_one(split: str, run: tuple[Own, MetaParams, PriorityQueue], shared: Any) -> Judgement:
-            own, meta_params, queue = run
-            return group.parts_of(own).evaluations[split].judge(meta_params, queue, *shared)
+        def evaluate_one(split: str, run: tuple[Own, MetaParams], shared: Any) -> dict[str, Array]:
+            own, meta_params = run
+            return group.parts_of(own).evaluations[split].results(meta_params, *shared)
+
+        def look_up_one(queue: PriorityQueue, tasks: Mapping[str, EvaluationTasks]) -> Any:
+            return {name: each.look_up(queue) for name, each in tasks.items()}
 
         init = over_runs(init_one, group.sharding).lower((group.own, group.seeds), None)
         train = over_runs(train_one, group.sharding, reuse=True)
@@ -131,18 +148,20 @@ class Tracing:
         self._states: RunState = init.out_info
         self._training: Future[Any] = background.submit(compile_program, train, TRAINING)
         splits = group.parts.evaluations
-        fix = jax.jit(lambda: {n: e.tasks() for n, e in splits.items()}, out_shardings=group.everywhere).lower()
-        judged = (group.own, init.out_info.meta_params, init.out_info.queue)
+        fix = jax.jit(lambda: {n: e.tasks() for n, e in splits.items()}, out_shardings=everywhere(group.judging))
+        fix = fix.lower()
+        judged = (group.own, init.out_info.meta_params)
         evaluate = {
-            name: over_runs(partial(evaluate_one, name), group.sharding).lower(
+            name: over_runs(partial(evaluate_one, name), group.judging).lower(
                 judged, (fix.out_info[name], group.data[name])
             )
             for name in splits
         }
+        look_up = over_runs(look_up_one, group.sharding).lower(init.out_info.queue, fix.out_info)
         self._others: Future[Any] = background.submit(
             lambda: (
                 {name: compile_program(program, QUICKLY) for name, program in evaluate.items()},
-                *(compile_program(program, QUICKLY) for program in (init, fix)),
+                *(compile_program(program, QUICKLY) for program in (look_up, init, fix)),
             )
         )
 
@@ -156,13 +175,15 @@ class Tracing:
             DoesNotFitError: if several runs take more than that, as the compiler counts it; one is tried anyway.
         """
         group, train = self._group, self._training.result()
-        evaluate, init, fix = self._others.result()
+        evaluate, look_up, init, fix = self._others.result()
         needed = max(bytes_taken(program, group.sharding) for program in (train, *evaluate.values()))
         if needed > memory and len(group.members) > 1:
             raise DoesNotFitError(f"{len(group.members)} runs need {needed / 2**30:.2g} GiB of {memory / 2**30:.2g}")
         tasks = fix()
         illustrate = self._background.submit(_compile_illustrate, group, tasks["eval"])
-        return Programs(group, train, evaluate, init, tasks, illustrate, self._states, self._metric_names)
+        of_queue = jax.device_put(tasks, everywhere(group.sharding))
+        names = self._metric_names
+        return Programs(group, train, evaluate, look_up, init, tasks, of_queue, illustrate, self._states, names)
 
 
 @dataclass(frozen=True)
@@ -172,9 +193,12 @@ class Programs:
     _group: Group
     _train: Any
     _evaluate: Mapping[str, Any]
+    _look_up: Any
     _init: Any
     tasks: Mapping[str, EvaluationTasks]
     """The tasks of each split."""
+    _tasks_of_queue: Mapping[str, EvaluationTasks]
+    """The same on the devices that the queue is on."""
     _illustrate: Future[Any]
     _states: RunState
     """Shapes and types."""
@@ -244,14 +268,16 @@ class Programs:
         return states, chunk._replace(metrics=dict(zip(self._metric_names, metrics.T, strict=True)))
 
     def evaluate(self, states: RunState) -> dict[str, Judgement]:
-        """Each split's figures of all runs."""
-        results = {
-            name: program(
-                (self._group.own, states.meta_params, states.queue), (self.tasks[name], self._group.data[name])
-            )
+        """Each split's figures of all runs; on the devices, which may still be at it beside what comes next."""
+        group = self._group
+        held = self._look_up(states.queue, self._tasks_of_queue)
+        run = jax.device_put((group.own, states.meta_params), group.judging)
+        judged = {
+            name: Judgement(program(run, (self.tasks[name], group.data[name])), *held[name])
             for name, program in self._evaluate.items()
         }
-        return jax.tree.map(np.asarray, results)
+        # What the next chunk takes is its own time.
+        return jax.block_until_ready(judged) if group.judging is group.sharding else judged
 
     def illustrate(self, states: RunState, row: int) -> "Illustration":
         """One run as figures show it."""
@@ -289,8 +315,8 @@ def _compile_illustrate(group: Group, fixed: EvaluationTasks) -> Any:
         evaluation = parts.evaluations["eval"]
         return p, *evaluation.pictures(meta_params, data), evaluation.contexts(meta_params, fixed, data)
 
-    own = jax.tree.map(lambda runs: runs[0], group.own)
-    state = jax.eval_shape(lambda: group.parts_of(own).learner.init(0))
+    own = jax.eval_shape(lambda: jax.tree.map(lambda runs: runs[0], group.own))
+    state = jax.eval_shape(lambda own: group.parts_of(own).learner.init(0), own)
     arguments = (own, state.meta_params, state.view, fixed, group.data["eval"])
     return compile_program(jax.jit(illustrate, keep_unused=True).lower(*arguments), QUICKLY)
 
