@@ -191,7 +191,7 @@ PARTS: dict[str, Measure] = {
     "checkpoint": pinned(commands.of_checkpoints),
 }
 WHOLE: dict[str, Sequence[Measure]] = {
-    "loop": [commands.of_long_runs],
+    "loop": [commands.of_long_runs, commands.of_host],
     "sweep": [commands.of_start, commands.of_whole_sweeps],
     "checkpoint": [commands.of_commands],
 }

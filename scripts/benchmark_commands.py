@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -136,6 +137,16 @@ def _rate_of_run(steps: int) -> float:
     with _started(*MAIN_JOB, f"steps={steps}") as (folder, process):
         _check(folder, process.wait())
         return json.loads((folder / "sweep" / "0" / "summary.json").read_text())["meta_steps_per_second"]
+
+
+def of_host() -> list[Row]:
+    """What the host takes of the time of a run on its own, by `timed_run.py`: evaluations, rows, checkpoints."""
+    script, steps = Path(__file__).with_name("timed_run.py"), 100_000
+    with tempfile.TemporaryDirectory() as name:
+        run = [sys.executable, script, *MAIN_JOB, f"steps={steps}", "wandb.mode=offline"]
+        told = [subprocess.run(run, cwd=name, capture_output=True, text=True, check=True).stdout for _ in range(7)]
+    shares = [float(share) for each in told for share in re.findall(r"^(\S+) % of", each, re.MULTILINE)]
+    return [Row(f"between chunks, {steps:,} meta-steps on {count_cores()} cores", shares, "%")]
 
 
 @contextmanager

@@ -20,6 +20,9 @@ from twmaml.training.parts import Parts
 # That was measured on CPUs; other platforms keep their default.
 TRAINING, QUICKLY = 2, 1
 
+_NICE = 10
+"""A tenth of a core, then, where two threads share one."""
+
 
 def check_machine(parts: Parts) -> None:
     """Refuses parts for which this machine has not enough devices or memory."""
@@ -100,7 +103,7 @@ def beside(sharding: NamedSharding) -> NamedSharding:
     """Devices for programs that run beside those on others: where a CPU has cores left, as many more, else the same.
 
     They have a client of their own, because the devices of one share its threads: a second device would make the
-    programs of the first 15 % slower even while it has nothing to do.
+    programs of the first 15 % slower even while it has nothing to do. Its threads give way to those of the others.
     """
     devices = sharding.mesh.size
     if jax.default_backend() != "cpu" or count_cores() <= devices:
@@ -111,13 +114,18 @@ def beside(sharding: NamedSharding) -> NamedSharding:
 
 @cache
 def _more_devices(number: int) -> list[Any]:
-    with threads_for(number):
+    with threads_for(number, _NICE):
         return xla_client.make_cpu_client(num_devices=number).devices()
 
 
 @contextmanager
-def threads_for(cores: int) -> Iterator[None]:
-    """Has XLA, when it is started meanwhile, take threads for so many cores: it goes by those that it may use."""
+def threads_for(cores: int, nice: int = 0) -> Iterator[None]:
+    """Has XLA, when it is started meanwhile, take threads for so many cores: it goes by those that it may use.
+
+    Args:
+        cores: so many.
+        nice: by how much less urgent than others the threads are.
+    """
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
@@ -130,3 +138,4 @@ def threads_for(cores: int) -> Iterator[None]:
         for thread in {*os.listdir("/proc/self/task")} - others:
             with suppress(ProcessLookupError):  # it has ended
                 os.sched_setaffinity(int(thread), all_cores)
+                os.setpriority(os.PRIO_PROCESS, int(thread), os.getpriority(os.PRIO_PROCESS, int(thread)) + nice)

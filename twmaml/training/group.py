@@ -1,5 +1,6 @@
 """Runs that one program can train: where each of them starts, and halving where the memory is short."""
 
+import importlib
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -86,6 +87,8 @@ def _train_together(
     specs, results = [spec for spec, _ in starts], list[RunResult]()
     with ThreadPoolExecutor() as background:
         whole = _trace(specs, background)
+        for module in ("twmaml.figures.run", "orbax.checkpoint"):  # a second, if they are needed for the first time
+            background.submit(importlib.import_module, module)
         wandb_runs: list[WandbRun] = []
         try:
             # While the programs compile. The first one loads W&B and finds out whether its server can be reached.

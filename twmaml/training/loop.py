@@ -1,6 +1,5 @@
 """The loop: chunks of meta-steps as one program, and what happens between them."""
 
-import importlib
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -47,7 +46,6 @@ def train(
         CheckpointError: if a checkpoint is not of these programs.
     """
     with ThreadPoolExecutor(1) as writing:
-        writing.submit(importlib.import_module, "twmaml.figures.run")
         host = _Host(programs, runs, plan, progress, writing, drawing)
         states, step, seconds = host.start(checkpoints), runs[0].result.step, 0.0
         progress.update("training", [run.result for run in runs])

@@ -63,6 +63,7 @@ class Group:
         self.seeds = np.array(seeds, np.uint32)[self.rows]
         rows = jax.tree.map(lambda *runs: np.array(runs)[self.rows], *self._own(numbers))
         self.own: Own = self.put(rows)
+        self.own_judged: Own = jax.device_put(self.own, self.judging)
         self.data = self._put_data()
 
     def _own(self, numbers: Sequence[Mapping[str, float]]) -> list[Own]:
@@ -271,7 +272,7 @@ class Programs:
         """Each split's figures of all runs; on the devices, which may still be at it beside what comes next."""
         group = self._group
         held = self._look_up(states.queue, self._tasks_of_queue)
-        run = jax.device_put((group.own, states.meta_params), group.judging)
+        run = group.own_judged, jax.device_put(states.meta_params, group.judging)
         judged = {
             name: Judgement(program(run, (self.tasks[name], group.data[name])), *held[name])
             for name, program in self._evaluate.items()
