@@ -116,7 +116,7 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int, best: Callable[[int],
     Raises:
         CheckpointError, OSError: if that is not possible; what was there before is still there.
     """
-    from orbax.checkpoint import PyTreeCheckpointer  # noqa: PLC0415  imported in the background by now
+    from orbax.checkpoint import PyTreeCheckpointer  # noqa: PLC0415  a second that only this thread waits for
 
     target = folder / "checkpoints" / str(checkpoint.notes.step)
     partial = target.with_name(f".{target.name}.partial")

@@ -87,8 +87,7 @@ def _train_together(
     specs, results = [spec for spec, _ in starts], list[RunResult]()
     with ThreadPoolExecutor() as background:
         whole = _trace(specs, background)
-        for module in ("twmaml.figures.run", "orbax.checkpoint"):  # a second, if they are needed for the first time
-            background.submit(importlib.import_module, module)
+        background.submit(importlib.import_module, "twmaml.figures.run")
         wandb_runs: list[WandbRun] = []
         try:
             # While the programs compile. The first one loads W&B and finds out whether its server can be reached.
