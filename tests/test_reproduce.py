@@ -18,8 +18,9 @@ from tests.analysis.test_finished_runs import change_summary
 from tests.conftest import ACCURACY, SCORE, SMALL, succeed, write_run
 from twmaml.analysis.finished_runs import read_runs
 from twmaml.analysis.measures import measures_of
-from twmaml.analysis.published import arms_of, changes_here, commands_of, compare_runs, compare_with, judge
-from twmaml.analysis.published import reproduce as reproduce_preset
+from twmaml.analysis.published import arms_of, changes_here, compare_runs, compare_with, judge
+from twmaml.analysis.published_runs import commands_of
+from twmaml.analysis.reproduction import reproduce as reproduce_preset
 from twmaml.configuration.build import build_parts
 from twmaml.configuration.composition import compose_configuration
 from twmaml.configuration.config_files import configuration_folder

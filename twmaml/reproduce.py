@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from twmaml.analysis.exits import in_one_line
-from twmaml.analysis.published import reproduce
+from twmaml.analysis.reproduction import reproduce
 from twmaml.configuration.config_files import configuration_folder, suggest
 
 

@@ -177,7 +177,11 @@ class Tracing:
         """
         group, train = self._group, self._training.result()
         evaluate, look_up, init, fix = self._others.result()
-        needed = max(bytes_taken(program, group.sharding) for program in (train, *evaluate.values()))
+        of_training = bytes_taken(train, group.sharding)
+        of_evaluation = max(bytes_taken(program, group.judging) for program in evaluate.values())
+        needed = max(of_training, of_evaluation)
+        if group.judging is not group.sharding:  # both at once
+            needed = of_training + of_evaluation
         if needed > memory and len(group.members) > 1:
             raise DoesNotFitError(f"{len(group.members)} runs need {needed / 2**30:.2g} GiB of {memory / 2**30:.2g}")
         tasks = fix()
