@@ -1,7 +1,7 @@
 """A run like `python -m twmaml.train`'s that prints how much of its time the host takes: `scripts/timed_run.py ...`.
 
-That is, of the time from the first state to the last checkpoint, in percent, all that chunks alone do not take: rows,
-evaluations, checkpoints, and whatever happens beside the chunks and makes them slower. What chunks take alone is
+That is, of the time from the first state to where figures are drawn, in percent, all that chunks alone do not take:
+rows, evaluations, checkpoints, and whatever happens beside the chunks and makes them slower. What chunks take alone is
 measured in the same process, before and after. Of a single run that has not begun.
 """
 
@@ -28,7 +28,7 @@ class Clock:
 
     def time_alone(self, programs: Programs, states: RunState, steps: int) -> None:
         """Times chunks of so many meta-steps with nothing between or beside them."""
-        used, states = (programs.advance(states, steps)[0] for _ in range(2))
+        used, states = programs.advance(states, steps)[0], programs.advance(states, steps)[0]
         began = time.perf_counter()
         for _ in range(CHUNKS):
             used, states = states, programs.advance(states, steps, used)[0]

@@ -19,7 +19,7 @@ from twmaml.storage.checkpoint import CheckpointError
 from twmaml.tasks.sinusoid import Sinusoid
 from twmaml.training.devices import TRAINING, compile_program, over_runs, shard_runs
 from twmaml.training.parts import Parts
-from twmaml.training.programs import Group, Tracing, bytes_taken
+from twmaml.training.programs import DoesNotFitError, Group, Tracing, bytes_taken
 
 
 class Scaled(Sinusoid):
@@ -64,13 +64,16 @@ def test_a_small_loop_may_draw_random_numbers():
     assert compiled(loop_key(0)) == pytest.approx(float(program(jax.random.key(0))))
 
 
-def test_an_array_that_several_splits_read_is_on_the_devices_once(learner):
+@pytest.mark.parametrize("cores", [1, 4])
+def test_an_array_that_several_splits_read_is_in_memory_once(cores, learner, monkeypatch):
+    monkeypatch.setattr("twmaml.training.devices.count_cores", lambda: cores)
     shared, own = np.ones(5), [np.zeros(3), np.full(3, 2.0)]
     data = {"train": (shared, own[0]), "eval": (shared, own[1]), "seen": (shared, own[0])}
-    group = group_of(learner, {}, data, [SAMPLERS["uniform"]] * 2)
-    assert group.judging is group.sharding  # two runs take both devices
-    assert group.data["train"][0] is group.data["eval"][0] is group.data["seen"][0]
-    assert group.data["train"][1] is group.data["seen"][1] is not group.data["eval"][1]
+    group = group_of(learner, {}, data, [SAMPLERS["uniform"]])
+    assert (group.judging is group.sharding) == (cores == 1)
+    places = {name: [a.unsafe_buffer_pointer() for a in arrays] for name, arrays in group.data.items()}
+    assert places["train"][0] == places["eval"][0] == places["seen"][0]
+    assert places["train"][1] == places["seen"][1] != places["eval"][1]
     assert_trees_equal(group.data, data)
 
 
@@ -83,10 +86,17 @@ def test_evaluations_beside_the_training_have_its_figures_to_the_bit(learner, mo
         monkeypatch.setattr("twmaml.training.devices.count_cores", lambda cores=cores: cores)
         group = group_of(learner, {"eval": evaluation}, {"train": data, "eval": data}, [SAMPLERS["weighted"]] * runs)
         with ThreadPoolExecutor() as background:
-            programs = Tracing(group, background).compiled(np.inf)
+            tracing = Tracing(group, background)
+            programs = tracing.compiled(np.inf)
             states, _ = programs.advance(programs.begin(), 5)
             judged.append(jax.device_get(programs.evaluate(states)))
             assert_trees_equal(programs.illustrate(states, runs - 1).queue.losses, states.queue.losses[runs - 1])
+            if runs > 1:
+                taken = [bytes_taken(each, group.sharding) for each in (programs._train, programs._evaluate["eval"])]
+                needed = max(taken) if cores == 1 else sum(taken)  # in turn, or both at once
+                tracing.compiled(needed)
+                with pytest.raises(DoesNotFitError):
+                    tracing.compiled(needed - 1)
         devices.append({*group.sharding.device_set, *group.judging.device_set})
     assert [len(each) for each in devices] == [runs, 2 * runs]
     assert_trees_equal(*judged)

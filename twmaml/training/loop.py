@@ -77,7 +77,7 @@ class _Left(NamedTuple):
     judged: Mapping[str, Judgement] | None
     """On the devices, which may still be at it."""
     states: RunState | None
-    """Those to save or to draw."""
+    """States that are to be saved or drawn, if any are."""
     saves: bool
     draws: bool
 

@@ -23,7 +23,7 @@ class Plan:
         return step == self.steps or impatient
 
     def may_end_at(self, step: int) -> bool:
-        """Whether a run may end after so many meta-steps, whatever its evaluations say."""
+        """Whether a run ends after so many meta-steps, or its evaluation there may end it."""
         return step == self.steps or (self.patience is not None and self.evaluates_at(step))
 
     def stops_at(self, step: int) -> bool:

@@ -55,7 +55,7 @@ class Group:
     def __init__(self, parts: Sequence[Parts], seeds: Sequence[int], numbers: Sequence[Mapping[str, float]]) -> None:
         self.parts = parts[0]
         self.sharding = shard_runs(len(seeds), self.parts.learner.task_devices)
-        self.judging = beside(self.sharding)
+        self.judging = beside(self.sharding)  # where evaluations are computed
         self.rows = [*range(len(seeds)), *[len(seeds) - 1] * (-len(seeds) % self.sharding.mesh.shape["runs"])]
         self._of_samplers = list({id(each.learner.sampler): each for each in parts}.values())
         place = {id(each.learner.sampler): index for index, each in enumerate(self._of_samplers)}
@@ -177,11 +177,9 @@ class Tracing:
         """
         group, train = self._group, self._training.result()
         evaluate, look_up, init, fix = self._others.result()
-        of_training = bytes_taken(train, group.sharding)
         of_evaluation = max(bytes_taken(program, group.judging) for program in evaluate.values())
-        needed = max(of_training, of_evaluation)
-        if group.judging is not group.sharding:  # both at once
-            needed = of_training + of_evaluation
+        in_turn = group.judging is group.sharding
+        needed = (max if in_turn else sum)([bytes_taken(train, group.sharding), of_evaluation])
         if needed > memory and len(group.members) > 1:
             raise DoesNotFitError(f"{len(group.members)} runs need {needed / 2**30:.2g} GiB of {memory / 2**30:.2g}")
         tasks = fix()
