@@ -14,7 +14,8 @@ import jax
 from benchmark_loops import compose, in_turn, spread, steps_in
 
 from twmaml.configuration.config_files import configuration_folder
-from twmaml.training.programs import Group, Tracing
+from twmaml.training.members import Group
+from twmaml.training.programs import Tracing
 
 SINE = ["task=sin2d", "sampler=importance_delta"]
 IMAGES = ["task=glyphs", "sampler=weighted", "model.filters=64"]

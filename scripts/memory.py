@@ -19,7 +19,8 @@ import numpy as np
 from benchmark_loops import compose, own_process
 
 from twmaml.training.devices import shard_runs
-from twmaml.training.programs import Group, Tracing, bytes_taken
+from twmaml.training.members import Group
+from twmaml.training.programs import Tracing, bytes_taken
 
 CHEAP = ["steps=200", "log_every=100", "evaluation.cells=[5,5]", "evaluation.every=100", "wandb.mode=disabled"]
 

@@ -18,8 +18,9 @@ from twmaml.space.axis import Interval
 from twmaml.storage.checkpoint import CheckpointError
 from twmaml.tasks.sinusoid import Sinusoid
 from twmaml.training.devices import TRAINING, compile_program, over_runs, shard_runs
+from twmaml.training.members import Group
 from twmaml.training.parts import Parts
-from twmaml.training.programs import DoesNotFitError, Group, Tracing, bytes_taken
+from twmaml.training.programs import DoesNotFitError, Tracing, bytes_taken
 
 
 class Scaled(Sinusoid):

@@ -22,10 +22,11 @@ from twmaml.samplers.base import Sampler
 from twmaml.space.grid import ParameterGrid
 from twmaml.storage.evaluation_file import EvaluationRecord
 from twmaml.training.diagnosis import Standing, describe_failure
+from twmaml.training.members import Group
 from twmaml.training.memory import allowed_memory
 from twmaml.training.parts import Parts
 from twmaml.training.process import stop_on_interrupt
-from twmaml.training.programs import DoesNotFitError, Group, Tracing
+from twmaml.training.programs import DoesNotFitError, Tracing
 from twmaml.training.results import columns_of, records_of, summarize_splits
 from twmaml.training.rows import columns_of_chunks, row_of, spent
 from twmaml.training.showing import figure_data

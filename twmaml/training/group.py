@@ -11,9 +11,10 @@ from twmaml.storage.metrics_file import NO_FIT
 from twmaml.storage.run_folder import Finished, Resumable
 from twmaml.storage.wandb_run import WandbRun
 from twmaml.training.loop import train
+from twmaml.training.members import Group
 from twmaml.training.memory import allowed_memory
 from twmaml.training.plan import Plan, Stop
-from twmaml.training.programs import DoesNotFitError, Group, Programs, Tracing
+from twmaml.training.programs import DoesNotFitError, Programs, Tracing
 from twmaml.training.recorder import Recorder
 from twmaml.training.runs import Progress, RunResult, RunSpec, Shared
 
